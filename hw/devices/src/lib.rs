@@ -1,0 +1,1 @@
+//! Enumerates and watches block devices (udev).

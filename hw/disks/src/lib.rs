@@ -1,0 +1,1 @@
+//! md arrays, LUKS2 and filesystems through mdadm, cryptsetup and mkfs.

@@ -1,0 +1,1 @@
+//! Sealer: seal and unseal over a TCTI string.

@@ -1,0 +1,1 @@
+//! Tunnel: the kernel's WireGuard over netlink.

@@ -1,0 +1,1 @@
+//! Boots the image in QEMU and does to it what the world does.

@@ -1,0 +1,3 @@
+//! Runs on protected servers: pair, back up, list, restore.
+
+fn main() {}

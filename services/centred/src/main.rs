@@ -1,0 +1,3 @@
+//! The MSP's control plane: tenants, sites, tokens.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Cuts streams into chunks and computes digests; linked by engine and agent.

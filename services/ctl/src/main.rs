@@ -1,0 +1,3 @@
+//! The command line: an appliance over D-Bus; strongroom store on a datastore directory.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Chunk, deduplicate, pack, commit, restore, verify, over a Storage trait.

@@ -1,0 +1,3 @@
+//! Sole owner of datastores: intake, restore, replication.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! First-boot enrolment state machine.
+
+fn main() {}

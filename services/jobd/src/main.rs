@@ -1,0 +1,3 @@
+//! Backup definitions, stages, runs and history.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Seals and unseals keys; holds the certificate authorities and signs requests.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Assembles, unlocks and mounts disk pools.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The only daemon that listens on the network.
+
+fn main() {}

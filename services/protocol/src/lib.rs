@@ -1,0 +1,1 @@
+//! What agent, site and centre say to each other: messages and sans-I/O state machines.

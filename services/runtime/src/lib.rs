@@ -1,0 +1,1 @@
+//! Daemon kit: config, logging, readiness, watchdog, shutdown, Job objects, error mapping.

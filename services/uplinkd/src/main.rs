@@ -1,0 +1,3 @@
+//! Keeps the WireGuard uplink and the clock it needs.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! House checks and generated artefacts.
+
+fn main() {}
