@@ -1,0 +1,1 @@
+//! Says in what two trees differ.

@@ -1,0 +1,1 @@
+//! Makes trees with everything real servers have.

@@ -1,0 +1,153 @@
+//! What a walk found, and how its file is told from a changed one.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use format::entry::{Entry, Kind, Timestamp};
+use rustix::fs::Stat;
+
+use super::content::Content;
+use crate::problem::Problem;
+
+/// An object of the live tree. It can go to another thread; it keeps its directory open.
+pub struct Found {
+    /// What a snapshot says of it; content empty, size as found.
+    pub entry: Entry,
+    /// What tells it from a changed one.
+    pub fingerprint: Fingerprint,
+    dir: Option<Arc<OwnedFd>>,
+    source: Vec<u8>,
+}
+
+impl Found {
+    pub(super) fn new(entry: Entry, stat: &Stat, dir: Arc<OwnedFd>, source: Vec<u8>) -> Self {
+        Self {
+            entry,
+            fingerprint: Fingerprint::of(stat),
+            dir: Some(dir),
+            source,
+        }
+    }
+
+    pub(super) fn directory(entry: Entry, stat: &Stat, source: Vec<u8>) -> Self {
+        Self {
+            entry,
+            fingerprint: Fingerprint::of(stat),
+            dir: None,
+            source,
+        }
+    }
+
+    /// Whether it has content to [`open`](Self::open).
+    pub fn is_file(&self) -> bool {
+        self.entry.kind == Kind::File
+    }
+
+    /// Its absolute path at the source, for people.
+    pub fn source(&self) -> &[u8] {
+        &self.source
+    }
+
+    /// Opens its content.
+    ///
+    /// # Errors
+    /// It is not a regular file (any more), vanished, or may not be read: leave its entry out, and
+    /// tell the walk by [`Walk::forget`](super::Walk::forget).
+    pub fn open(&self) -> Result<Content, Problem> {
+        let name_at = self
+            .source
+            .iter()
+            .rposition(|b| *b == b'/')
+            .map_or(0, |at| at + 1);
+        let dir = self.dir.as_deref().filter(|_| self.is_file());
+        Content::open(dir, &self.source[name_at..], self.fingerprint, &self.source)
+    }
+}
+
+/// What the kernel says of a file that no change of its content leaves as it was. Where it equals
+/// the one of an earlier read, and that one was [`settled`](Self::settled), the file need not be
+/// read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fingerprint {
+    /// Device of the file system.
+    pub dev: u64,
+    /// Inode.
+    pub ino: u64,
+    /// Bytes.
+    pub size: u64,
+    /// Type and permissions (`st_mode`).
+    pub mode: u32,
+    /// Numeric owner.
+    pub uid: u32,
+    /// Numeric group.
+    pub gid: u32,
+    /// Last change of content.
+    pub modified: Timestamp,
+    /// Last change of content or attributes, which no program can set back.
+    pub changed: Timestamp,
+}
+
+impl Fingerprint {
+    /// Length of [`to_bytes`](Self::to_bytes).
+    pub const BYTES: usize = 60;
+
+    pub(super) fn of(stat: &Stat) -> Self {
+        Self {
+            dev: stat.st_dev,
+            ino: stat.st_ino,
+            size: stat.st_size.cast_unsigned(),
+            mode: stat.st_mode,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            modified: modified(stat),
+            changed: timestamp(stat.st_ctime, stat.st_ctime_nsec),
+        }
+    }
+
+    /// Whether the last change is old enough, seen from when the read began, that a later one must
+    /// show: clocks of file systems tick as coarsely as two seconds.
+    pub fn settled(&self, read_began: SystemTime) -> bool {
+        let Some(before) = read_began.checked_sub(Duration::from_secs(2)) else {
+            return false;
+        };
+        let Ok(before) = before.duration_since(SystemTime::UNIX_EPOCH) else {
+            return false;
+        };
+        let last = self.changed.max(self.modified);
+        i64::try_from(before.as_secs()).is_ok_and(|before| last.seconds < before)
+    }
+
+    /// A fixed encoding for a cache: little-endian, in the order of the fields, not a format that
+    /// is kept across versions.
+    pub fn to_bytes(&self) -> [u8; Self::BYTES] {
+        let mut out = [0; Self::BYTES];
+        let mut at = 0;
+        let mut put = |bytes: &[u8]| {
+            out[at..at + bytes.len()].copy_from_slice(bytes);
+            at += bytes.len();
+        };
+        put(&self.dev.to_le_bytes());
+        put(&self.ino.to_le_bytes());
+        put(&self.size.to_le_bytes());
+        put(&self.mode.to_le_bytes());
+        put(&self.uid.to_le_bytes());
+        put(&self.gid.to_le_bytes());
+        for time in [self.modified, self.changed] {
+            put(&time.seconds.to_le_bytes());
+            put(&time.nanos.to_le_bytes());
+        }
+        out
+    }
+}
+
+pub(super) fn modified(stat: &Stat) -> Timestamp {
+    timestamp(stat.st_mtime, stat.st_mtime_nsec)
+}
+
+fn timestamp(seconds: i64, nanos: u64) -> Timestamp {
+    Timestamp {
+        seconds,
+        nanos: u32::try_from(nanos).unwrap_or(0).min(999_999_999),
+    }
+}

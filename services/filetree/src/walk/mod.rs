@@ -1,0 +1,448 @@
+//! Yields a live tree's entries in snapshot order, in bounded memory.
+//!
+//! ```no_run
+//! # use filetree::walk::{Options, Segment, Walk};
+//! # fn keep(_: &format::entry::Entry) {}
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut buffer = vec![0; 1 << 20];
+//! for found in Walk::new(&["/srv".into()], Options::default())? {
+//!     let found = match found {
+//!         Ok(found) => found,
+//!         Err(problem) => { eprintln!("{problem}"); continue }
+//!     };
+//!     if found.is_file() {
+//!         let mut content = match found.open() {
+//!             Ok(content) => content,
+//!             Err(problem) => { eprintln!("{problem}"); continue } // the entry is left out
+//!         };
+//!         while let Some(segment) = content.segment()? {
+//!             match segment {
+//!                 Segment::Hole { length } => println!("{length} bytes of hole"),
+//!                 Segment::Data { .. } => loop {
+//!                     let read = content.read(&mut buffer)?;
+//!                     if read == 0 { break }
+//!                 },
+//!             }
+//!         }
+//!         if let Some(problem) = content.finish() { eprintln!("{problem}") }
+//!     }
+//!     keep(&found.entry);
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! # How roots become snapshot paths
+//!
+//! Roots are resolved first: a symbolic link that is named as a root is followed, none below is.
+//! *One root that is a directory* is the snapshot's root: it is the entry with the empty path, and
+//! what it holds is named from there. *Several roots, or one that is a file*, are placed under
+//! their absolute paths without the leading slash; the entry with the empty path is then `/`, and
+//! the directories on the way are entries with their attributes but nothing else of their content.
+//! A root below another root is part of that one.
+//!
+//! # What a walk holds in memory
+//!
+//! The sorted names of the directories it stands in, one buffer each, and one path per file with
+//! several names until the last of them was seen.
+
+mod content;
+mod found;
+mod listing;
+mod owners;
+mod pseudo;
+mod roots;
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use format::entry::{Entry, Kind, MAX_PATH};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
+use rustix::io::Errno;
+use rustix::process::geteuid;
+
+use crate::dirs::{DIRECTORY, Dirs};
+use crate::exclude::Pattern;
+use crate::problem::{Problem, ProblemKind, errno_text};
+use crate::xattrs::{Place, Xattrs};
+
+pub use content::{Content, Segment};
+pub use found::{Fingerprint, Found};
+pub use roots::RootError;
+
+use listing::Names;
+use roots::Roots;
+
+/// What a walk takes and leaves.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Objects left out, with all that is below them.
+    pub excludes: Vec<Pattern>,
+    /// Also go into pseudo file systems (/proc, /sys, devtmpfs and their like) met below a root.
+    /// Otherwise their mount points are entries without content.
+    pub pseudo: bool,
+    /// Stay on the file system of each root; mount points are entries without content.
+    pub one_file_system: bool,
+}
+
+/// A walk over live trees: an iterator of what it finds and of problems on the way.
+///
+/// Entries come in exactly [`Entry::cmp_path`] order. A directory's problem (it cannot be listed)
+/// follows its entry. After a problem the walk goes on.
+pub struct Walk {
+    roots: Roots,
+    options: Options,
+    pseudo: pseudo::Devices,
+    started: bool,
+    dirs: Dirs<Level>,
+    /// Path of the innermost directory below the snapshot's root.
+    path: Vec<u8>,
+    queued: VecDeque<Problem>,
+    links: HashMap<(u64, u64), Links>,
+    owners: owners::Owners,
+    /// None without /proc.
+    xattrs: Option<Xattrs>,
+    listing: listing::Lister,
+}
+
+/// A directory the walk stands in.
+struct Level {
+    names: Names,
+    /// Length of the path of the directory above.
+    above: usize,
+    dev: u64,
+    /// On the way to several roots: only what leads to them is visited.
+    way: bool,
+}
+
+/// A file with several names, the first of which was seen.
+struct Links {
+    first: Box<[u8]>,
+    /// Names not yet seen, as the link count said.
+    left: u64,
+}
+
+impl Walk {
+    /// Opens the roots; nothing below is touched yet.
+    ///
+    /// # Errors
+    /// No root, a root that does not exist or cannot be reached, or is neither directory nor file.
+    pub fn new(roots: &[PathBuf], options: Options) -> Result<Self, RootError> {
+        let roots = Roots::new(roots)?;
+        let mut queued = VecDeque::new();
+        let has_proc = statat(CWD, c"/proc/self/fd", AtFlags::empty()).is_ok();
+        if !has_proc {
+            queued.push_back(Problem::new(
+                b"/proc",
+                ProblemKind::Attributes,
+                "is not mounted, so no extended attribute or ACL is read; mount it and back up again",
+            ));
+        }
+        Ok(Self {
+            pseudo: pseudo::Devices::new(),
+            roots,
+            options,
+            started: false,
+            dirs: Dirs::new(),
+            path: Vec::new(),
+            queued,
+            links: HashMap::new(),
+            owners: owners::Owners::new(),
+            xattrs: has_proc.then(Xattrs::new),
+            listing: listing::Lister::new(),
+        })
+    }
+
+    /// Takes back that a file's name was seen, when the caller does not keep its entry (it could
+    /// not be read): the file's next name is then its first, not a link to one that is missing.
+    pub fn forget(&mut self, found: &Found) {
+        let id = (found.fingerprint.dev, found.fingerprint.ino);
+        if self
+            .links
+            .get(&id)
+            .is_some_and(|links| *links.first == *found.entry.path)
+        {
+            self.links.remove(&id);
+        }
+    }
+
+    fn start(&mut self) -> Result<Found, Problem> {
+        let source = self.roots.source(b"");
+        let failed = |errno| Problem::reading(&source, "cannot be opened", errno);
+        let flags = DIRECTORY.difference(OFlags::NOFOLLOW);
+        let fd = openat(CWD, &source[..], flags, Mode::empty()).map_err(failed)?;
+        let stat = fstat(&fd).map_err(failed)?;
+        self.directory(Vec::new(), fd, stat, 0)
+    }
+
+    /// The entry for an opened directory, and the way into it.
+    fn directory(
+        &mut self,
+        path: Vec<u8>,
+        fd: OwnedFd,
+        stat: Stat,
+        above: usize,
+    ) -> Result<Found, Problem> {
+        let source = self.roots.source(&path);
+        let way = self.roots.leads_on(&path);
+        let entry = self.entry(
+            path,
+            Kind::Directory,
+            &stat,
+            Place::Open(fd.as_fd()),
+            &source,
+        );
+        let names = if way {
+            Ok(self.roots.below(&entry.path))
+        } else {
+            self.listing.list(&fd)
+        };
+        let names = names.unwrap_or_else(|errno| {
+            let what = "cannot be listed in full, what is missing is not in the backup";
+            self.queued
+                .push_back(Problem::reading(&source, what, errno));
+            Names::default()
+        });
+        self.path.clear();
+        self.path.extend_from_slice(&entry.path);
+        let level = Level {
+            names,
+            above,
+            dev: stat.st_dev,
+            way,
+        };
+        let dir = Found::directory(entry, &stat, source.clone());
+        self.dirs
+            .enter(fd, level)
+            .map_err(|errno| Problem::reading(&source, "cannot be looked at", errno))?;
+        Ok(dir)
+    }
+
+    /// One name of the innermost directory. None: it is left out.
+    fn visit(&mut self, name: &[u8]) -> Option<Result<Found, Problem>> {
+        let above = self.path.len();
+        let mut path = Vec::with_capacity(above + 1 + name.len());
+        path.extend_from_slice(&self.path);
+        if above > 0 {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name);
+        let source = self.roots.source(&path);
+        if self.options.excludes.iter().any(|p| p.matches(&source)) {
+            return None;
+        }
+        if path.len() > MAX_PATH {
+            let sentence = format!("its path is longer than {MAX_PATH} bytes; move the tree up");
+            return Some(Err(Problem::new(
+                &source,
+                ProblemKind::Unreadable,
+                sentence,
+            )));
+        }
+        let (dir, level) = self.dirs.top()?;
+        let dir = Arc::clone(dir?);
+        let (dev, way) = (level.dev, level.way);
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+        let stat = match statat(&dir, name, flags) {
+            Ok(stat) => stat,
+            Err(errno) => {
+                return Some(Err(Problem::reading(&source, "cannot be looked at", errno)));
+            }
+        };
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            let mounted = stat.st_dev != dev && !way;
+            return Some(self.subdirectory(path, &dir, name, stat, above, mounted, source));
+        }
+        let kind = match self.kind(&path, &dir, name, &stat, &source) {
+            Ok(kind) => kind,
+            Err(problem) => return Some(Err(problem)),
+        };
+        let place = Place::Named(dir.as_fd(), name);
+        let entry = self.entry(path, kind, &stat, place, &source);
+        Some(Ok(Found::new(entry, &stat, dir, source)))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one visit")]
+    fn subdirectory(
+        &mut self,
+        path: Vec<u8>,
+        dir: &OwnedFd,
+        name: &[u8],
+        stat: Stat,
+        above: usize,
+        mounted: bool,
+        source: Vec<u8>,
+    ) -> Result<Found, Problem> {
+        let bare = |walk: &mut Self, path| {
+            let place = Place::Named(dir.as_fd(), name);
+            let entry = walk.entry(path, Kind::Directory, &stat, place, &source);
+            Ok(Found::directory(entry, &stat, source.clone()))
+        };
+        if mounted
+            && (self.options.one_file_system
+                || (!self.options.pseudo && self.pseudo.holds(dir, name, stat.st_dev)))
+        {
+            return bare(self, path);
+        }
+        match open_quietly(dir, name, DIRECTORY, stat.st_uid) {
+            Ok(fd) => {
+                let stat = fstat(&fd)
+                    .map_err(|errno| Problem::reading(&source, "cannot be looked at", errno))?;
+                self.directory(path, fd, stat, above)
+            }
+            Err(errno) => {
+                let what = "cannot be opened, what it holds is not in the backup";
+                self.queued
+                    .push_back(Problem::reading(&source, what, errno));
+                bare(self, path)
+            }
+        }
+    }
+
+    fn kind(
+        &mut self,
+        path: &[u8],
+        dir: &OwnedFd,
+        name: &[u8],
+        stat: &Stat,
+        source: &[u8],
+    ) -> Result<Kind, Problem> {
+        if u64::from(stat.st_nlink) > 1 {
+            let id = (stat.st_dev, stat.st_ino);
+            if let Some(links) = self.links.get_mut(&id) {
+                let first = links.first.to_vec();
+                links.left = links.left.saturating_sub(1);
+                if links.left == 0 {
+                    self.links.remove(&id);
+                }
+                return Ok(Kind::HardLink(first));
+            }
+            self.links.insert(
+                id,
+                Links {
+                    first: path.into(),
+                    left: u64::from(stat.st_nlink) - 1,
+                },
+            );
+        }
+        let device = || {
+            (
+                rustix::fs::major(stat.st_rdev),
+                rustix::fs::minor(stat.st_rdev),
+            )
+        };
+        Ok(match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => Kind::File,
+            FileType::Symlink => {
+                let to = readlinkat(dir, name, Vec::new()).map_err(|errno| {
+                    Problem::reading(source, "is a symbolic link that cannot be read", errno)
+                })?;
+                Kind::Symlink(to.into_bytes())
+            }
+            FileType::CharacterDevice => Kind::CharDevice(device().0, device().1),
+            FileType::BlockDevice => Kind::BlockDevice(device().0, device().1),
+            FileType::Fifo => Kind::Fifo,
+            FileType::Socket => Kind::Socket,
+            FileType::Directory | FileType::Unknown => {
+                return Err(Problem::new(
+                    source,
+                    ProblemKind::Unreadable,
+                    "is of a kind this agent does not know; report it with the output of stat",
+                ));
+            }
+        })
+    }
+
+    fn entry(
+        &mut self,
+        path: Vec<u8>,
+        kind: Kind,
+        stat: &Stat,
+        place: Place<'_>,
+        source: &[u8],
+    ) -> Entry {
+        // a second name's attributes are those of the first
+        let read = match (&mut self.xattrs, &kind) {
+            (None, _) | (_, Kind::HardLink(_)) => Ok(Vec::new()),
+            (Some(xattrs), _) => xattrs.read(place),
+        };
+        let xattrs = read.unwrap_or_else(|errno| {
+            let sentence = format!(
+                "its extended attributes cannot be read ({}); run the agent as root, or check the file system",
+                errno_text(errno)
+            );
+            self.queued
+                .push_back(Problem::new(source, ProblemKind::Attributes, sentence));
+            Vec::new()
+        });
+        Entry {
+            path,
+            size: match kind {
+                Kind::File => stat.st_size.cast_unsigned(),
+                _ => 0,
+            },
+            kind,
+            mode: stat.st_mode & 0o7777,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            user: self.owners.user(stat.st_uid),
+            group: self.owners.group(stat.st_gid),
+            modified: found::modified(stat),
+            xattrs,
+            content: Vec::new(),
+        }
+    }
+}
+
+impl Iterator for Walk {
+    type Item = Result<Found, Problem>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if !self.started {
+            self.started = true;
+            return Some(self.start());
+        }
+        loop {
+            if let Some(problem) = self.queued.pop_front() {
+                return Some(Err(problem));
+            }
+            let (dir, level) = self.dirs.top()?;
+            let (lost, above) = (dir.is_none(), level.above);
+            match level.names.next() {
+                Some(_) if lost => {
+                    level.names = Names::default();
+                    let source = self.roots.source(&self.path);
+                    let sentence = "was moved while its tree was read, the rest of what it holds \
+                                    is not in the backup; back up again";
+                    return Some(Err(Problem::new(
+                        &source,
+                        ProblemKind::Unreadable,
+                        sentence,
+                    )));
+                }
+                Some(name) => {
+                    if let Some(found) = self.visit(&name) {
+                        return Some(found);
+                    }
+                }
+                None => {
+                    self.dirs.leave();
+                    self.path.truncate(above);
+                }
+            }
+        }
+    }
+}
+
+/// Opens without leaving an access time where the kernel permits that: to the owner and root.
+fn open_quietly(dir: &OwnedFd, name: &[u8], flags: OFlags, owner: u32) -> Result<OwnedFd, Errno> {
+    let me = geteuid();
+    if me.is_root() || me.as_raw() == owner {
+        match openat(dir, name, flags | OFlags::NOATIME, Mode::empty()) {
+            Err(Errno::PERM) => {}
+            opened => return opened,
+        }
+    }
+    openat(dir, name, flags, Mode::empty())
+}
