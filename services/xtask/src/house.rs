@@ -1,0 +1,91 @@
+//! The limits of docs/HACKING.md that a program can see.
+
+use anyhow::{Context, Result};
+use std::path::Path;
+
+const LONGEST: usize = 800;
+const BANNED: &[&str] = &["util", "utils", "common", "manager", "helper", "helpers"];
+
+/// One line for each breach in a tracked Rust file.
+pub(crate) fn check() -> Result<Vec<String>> {
+    let output = std::process::Command::new("git")
+        .args([
+            "ls-files",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+            "*.rs",
+        ])
+        .current_dir(crate::workspace())
+        .output()
+        .context("git ls-files")?;
+    let mut wrong = Vec::new();
+    for file in String::from_utf8(output.stdout)?.lines() {
+        match std::fs::read_to_string(crate::workspace().join(file)) {
+            Ok(text) => wrong.extend(judge(file, &text)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {} // removed, not yet committed
+            Err(error) => return Err(error).context(file.to_owned()),
+        }
+    }
+    Ok(wrong)
+}
+
+fn judge(file: &str, text: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let lines = text.lines().count();
+    if lines > LONGEST {
+        wrong.push(format!(
+            "{file}: {lines} lines; split it by what it is about ({LONGEST} at most)"
+        ));
+    }
+    let path = Path::new(file);
+    let stem = path
+        .file_stem()
+        .and_then(|s| s.to_str())
+        .unwrap_or_default();
+    if BANNED.contains(&stem) {
+        wrong.push(format!(
+            "{file}: a module named {stem} says nothing; name it by what it holds"
+        ));
+    }
+    let code = text
+        .lines()
+        .map(|line| line.split("//").next().unwrap_or_default());
+    for (number, line) in code.enumerate() {
+        let uses = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"]
+            .iter()
+            .any(|u| line.contains(u));
+        let quoted = line.contains("\"unsafe");
+        if uses && !quoted && stem != "sys" {
+            wrong.push(format!(
+                "{file}:{}: unsafe belongs in a file named sys.rs",
+                number + 1
+            ));
+        }
+    }
+    wrong
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn each_breach_is_told_once() {
+        let long = "x\n".repeat(801);
+        assert_eq!(super::judge("a/b.rs", &long).len(), 1);
+        assert_eq!(super::judge("a/util.rs", "").len(), 1);
+        assert_eq!(super::judge("a/b.rs", "fn f() { unsafe { g() } }").len(), 1);
+        assert_eq!(
+            super::judge("a/sys.rs", "fn f() { unsafe { g() } }").len(),
+            0
+        );
+        assert_eq!(
+            super::judge("a/b.rs", "// unsafe { is talked about }").len(),
+            0
+        );
+    }
+
+    #[test]
+    fn the_house_is_in_order() {
+        assert_eq!(super::check().unwrap(), Vec::<String>::new());
+    }
+}
