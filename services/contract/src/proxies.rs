@@ -167,6 +167,7 @@ pub trait Jobs {
     fn remove(&self, name: &str) -> Result<bool, crate::Error>;
     fn run(&self, name: &str, options: Options<'_>) -> Result<OwnedObjectPath, crate::Error>;
     fn history(&self, limit: u32) -> Result<Vec<Fields>, crate::Error>;
+    fn log(&self, options: Options<'_>) -> Result<Vec<Fields>, crate::Error>;
     fn attach_agent(
         &self,
         stream: zbus::zvariant::Fd<'_>,
