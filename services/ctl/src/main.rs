@@ -1,3 +1,40 @@
-//! The command line: an appliance over D-Bus; strongroom store on a datastore directory.
+//! `strongroom`, the command line.
 
-fn main() {}
+mod appliance;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+/// Strongroom: backups of this site, their offsite copies, and restores.
+#[derive(Parser)]
+#[command(name = "strongroom", version)]
+struct Arguments {
+    /// Answer with one JSON document
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    #[command(flatten)]
+    Appliance(appliance::Command),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match arguments.command {
+        Command::Appliance(command) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.map_err(Into::into).and_then(|r| r.block_on(appliance::run(command, arguments.json)))
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("strongroom: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}

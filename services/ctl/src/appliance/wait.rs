@@ -1,0 +1,82 @@
+//! Waiting for a job with progress: a bar on a terminal, plain lines elsewhere.
+
+use super::{Session, show, told};
+use anyhow::Result;
+use contract::Fields;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+use zbus::zvariant::OwnedObjectPath;
+
+/// Plain lines come this far apart at least, unless the sentence changes.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// Waits for the job's end; Ctrl-C asks it to stop. Progress goes to standard error.
+pub(super) async fn wait(session: &Session, service: &str, job: &OwnedObjectPath) -> Result<Fields> {
+    let bar = std::io::stderr().is_terminal().then(|| {
+        let style = "{spinner} {bar:30} {percent:>3} %  {msg}";
+        ProgressBar::new(1000).with_style(ProgressStyle::with_template(style).expect("a fixed template"))
+    });
+    let mut last: Option<(Instant, String)> = None;
+    let watch = async |proxy: &contract::JobProxy<'_>| {
+        let (Ok(detail), Ok(done), Ok(total), Ok(rate), Ok(eta)) = (
+            proxy.detail().await,
+            proxy.bytes_done().await,
+            proxy.bytes_total().await,
+            proxy.rate().await,
+            proxy.eta().await,
+        ) else {
+            return; // it has just ended
+        };
+        let figures = figures(done, total, rate, eta);
+        if let Some(bar) = &bar {
+            bar.set_position(done.saturating_mul(1000).checked_div(total).unwrap_or(0));
+            bar.set_message(format!("{figures}  {detail}"));
+            bar.tick();
+        } else if last.as_ref().is_none_or(|(at, old)| at.elapsed() > QUIET || *old != detail) {
+            eprintln!("{detail}{}{figures}", if figures.is_empty() { "" } else { "  " });
+            last = Some((Instant::now(), detail));
+        }
+    };
+    let ended = tokio::select! {
+        ended = runtime::job::wait(&session.bus, service, job, watch) => ended,
+        _ = tokio::signal::ctrl_c() => {
+            let proxy = contract::JobProxy::new(&session.bus, service.to_owned(), job.clone()).await?;
+            told(proxy.cancel().await)?;
+            runtime::job::wait(&session.bus, service, job, async |_| {}).await
+        }
+    };
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    told(ended)
+}
+
+fn figures(done: u64, total: u64, rate: u64, eta: u64) -> String {
+    let mut parts = Vec::new();
+    match (done, total) {
+        (0, 0) => {}
+        (done, 0) => parts.push(show::size(done)),
+        (done, total) => parts.push(format!("{} of {}", show::size(done), show::size(total))),
+    }
+    if rate > 0 {
+        parts.push(format!("{}/s", show::size(rate)));
+    }
+    if eta < 100 * 3600 {
+        parts.push(format!("{}:{:02}:{:02} left", eta / 3600, eta / 60 % 60, eta % 60));
+    }
+    parts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn figures_leave_out_what_is_unknown() {
+        assert_eq!(super::figures(0, 0, 0, u64::MAX), "");
+        assert_eq!(super::figures(5_000_000, 0, 0, u64::MAX), "5.00 MB");
+        assert_eq!(
+            super::figures(5_000_000, 10_000_000, 1_000_000, 5),
+            "5.00 MB of 10.0 MB, 1.00 MB/s, 0:00:05 left"
+        );
+    }
+}
