@@ -59,9 +59,9 @@ impl<T> Dirs<T> {
             .map(|l| (l.fd.as_ref(), &mut l.payload))
     }
 
-    /// How many directories deep the work stands, the root being 1.
-    pub(crate) fn depth(&self) -> usize {
-        self.levels.len()
+    /// The outermost directory.
+    pub(crate) fn root(&self) -> Option<&OwnedFd> {
+        self.levels.first()?.fd.as_deref()
     }
 
     /// Goes back up. The directory above is opened again when it was closed.
@@ -131,7 +131,7 @@ mod tests {
             temp.path().join("away"),
         )
         .unwrap();
-        while dirs.depth() > 3 {
+        while dirs.levels.len() > 3 {
             assert!(dirs.top().unwrap().0.is_some());
             dirs.leave();
         }

@@ -11,6 +11,7 @@
 pub mod compare;
 mod dirs;
 mod exclude;
+mod path;
 mod problem;
 pub mod specimen;
 pub mod walk;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use format::entry::{Entry, MAX_PATH};
 
 use super::listing::Names;
+use crate::path::is_at_or_below;
 
 /// A walk that cannot begin.
 #[derive(Debug, thiserror::Error)]
@@ -102,14 +103,6 @@ impl Roots {
         }
         names.sort();
         names
-    }
-}
-
-/// Whether `path` is `above` or below it.
-fn is_at_or_below(path: &[u8], above: &[u8]) -> bool {
-    match path.strip_prefix(above) {
-        Some(rest) => above.is_empty() || rest.is_empty() || rest[0] == b'/',
-        None => false,
     }
 }
 
