@@ -1,1 +1,16 @@
 //! What agent, site and centre say to each other: messages and sans-I/O state machines.
+//!
+//! docs/protocol.md describes every message. What comes from a peer is bounded while it is read:
+//! no count, length or order of messages makes an end panic or take memory beyond its bounds.
+
+mod bounded;
+pub mod control;
+pub mod frame;
+pub mod session;
+
+/// ALPN of agents' sessions, whatever their kind.
+pub const ALPN_AGENT: &[u8] = b"strongroom-agent/1";
+/// ALPN of a site's copying to its centre.
+pub const ALPN_SITE: &[u8] = b"strongroom-site/1";
+
+pub use frame::WireError;
