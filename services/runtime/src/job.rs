@@ -200,13 +200,41 @@ impl Shared {
     }
 }
 
+/// A running job as its client sees it; units as in the contract.
+pub struct Seen {
+    /// What it does now.
+    pub detail: String,
+    /// Bytes handled.
+    pub done: u64,
+    /// Bytes in the whole, 0 while unknown.
+    pub total: u64,
+    /// Bytes a second.
+    pub rate: u64,
+    /// Seconds left, `u64::MAX` while unknown.
+    pub eta: u64,
+}
+
+impl Seen {
+    async fn look(job: &contract::JobProxy<'_>) -> zbus::Result<Seen> {
+        Ok(Seen {
+            detail: job.detail().await?,
+            done: job.bytes_done().await?,
+            total: job.bytes_total().await?,
+            rate: job.rate().await?,
+            eta: job.eta().await?,
+        })
+    }
+}
+
 /// The client's side: waits for the job at `path` of `service` to end and answers its result,
-/// or the error it failed with. `watch` sees the proxy each second it runs, for progress.
+/// or the error it failed with. `watch` sees it each second it runs. Cancelling `cancel` asks the
+/// job to stop, and goes on waiting for its end.
 pub async fn wait(
     bus: &zbus::Connection,
     service: &str,
     path: &OwnedObjectPath,
-    mut watch: impl AsyncFnMut(&contract::JobProxy<'_>),
+    cancel: &CancellationToken,
+    mut watch: impl FnMut(Seen),
 ) -> Result<Fields, Error> {
     let job = contract::JobProxy::builder(bus)
         .destination(service.to_owned())?
@@ -229,7 +257,9 @@ pub async fn wait(
         .receive_name_owner_changed_with_args(&[(0, service)])
         .await?;
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    let mut asked = false;
     loop {
+        // cancel-safe: streams, a timer and a token
         tokio::select! {
             end = ends.next() => {
                 let Some(end) = end else { break };
@@ -241,7 +271,16 @@ pub async fn wait(
                 };
             }
             _ = gone.next() => break,
-            _ = ticks.tick() => watch(&job).await,
+            _ = ticks.tick() => {
+                // an error means that it has just ended: the signal follows
+                if let Ok(seen) = Seen::look(&job).await {
+                    watch(seen);
+                }
+            }
+            () = cancel.cancelled(), if !asked => {
+                asked = true;
+                job.cancel().await?;
+            }
         }
     }
     Err(Error::Failed(format!(

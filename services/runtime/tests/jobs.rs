@@ -29,7 +29,7 @@ async fn bench() -> Bench {
 impl Bench {
     async fn wait(&self, path: &OwnedObjectPath) -> Result<Fields, Error> {
         let service = self.server.unique_name().unwrap().to_string();
-        runtime::job::wait(&self.client, &service, path, async |_| {}).await
+        runtime::job::wait(&self.client, &service, path, &Default::default(), |_| {}).await
     }
 }
 

@@ -4,8 +4,10 @@ use super::{Session, show, told};
 use anyhow::Result;
 use contract::Fields;
 use indicatif::{ProgressBar, ProgressStyle};
+use runtime::job::Seen;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 use zbus::zvariant::OwnedObjectPath;
 
 /// Plain lines come this far apart at least, unless the sentence changes.
@@ -18,17 +20,9 @@ pub(super) async fn wait(session: &Session, service: &str, job: &OwnedObjectPath
         ProgressBar::new(1000).with_style(ProgressStyle::with_template(style).expect("a fixed template"))
     });
     let mut last: Option<(Instant, String)> = None;
-    let watch = async |proxy: &contract::JobProxy<'_>| {
-        let (Ok(detail), Ok(done), Ok(total), Ok(rate), Ok(eta)) = (
-            proxy.detail().await,
-            proxy.bytes_done().await,
-            proxy.bytes_total().await,
-            proxy.rate().await,
-            proxy.eta().await,
-        ) else {
-            return; // it has just ended
-        };
-        let figures = figures(done, total, rate, eta);
+    let watch = |seen: Seen| {
+        let figures = figures(&seen);
+        let Seen { detail, done, total, .. } = seen;
         if let Some(bar) = &bar {
             bar.set_position(done.saturating_mul(1000).checked_div(total).unwrap_or(0));
             bar.set_message(format!("{figures}  {detail}"));
@@ -38,45 +32,45 @@ pub(super) async fn wait(session: &Session, service: &str, job: &OwnedObjectPath
             last = Some((Instant::now(), detail));
         }
     };
-    let ended = tokio::select! {
-        ended = runtime::job::wait(&session.bus, service, job, watch) => ended,
-        _ = tokio::signal::ctrl_c() => {
-            let proxy = contract::JobProxy::new(&session.bus, service.to_owned(), job.clone()).await?;
-            told(proxy.cancel().await)?;
-            runtime::job::wait(&session.bus, service, job, async |_| {}).await
+    let cancel = CancellationToken::new();
+    let interrupt = cancel.clone();
+    tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            interrupt.cancel();
         }
-    };
+    });
+    let ended = runtime::job::wait(&session.bus, service, job, &cancel, watch).await;
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }
     told(ended)
 }
 
-fn figures(done: u64, total: u64, rate: u64, eta: u64) -> String {
+fn figures(seen: &Seen) -> String {
     let mut parts = Vec::new();
-    match (done, total) {
+    match (seen.done, seen.total) {
         (0, 0) => {}
         (done, 0) => parts.push(show::size(done)),
         (done, total) => parts.push(format!("{} of {}", show::size(done), show::size(total))),
     }
-    if rate > 0 {
-        parts.push(format!("{}/s", show::size(rate)));
+    if seen.rate > 0 {
+        parts.push(format!("{}/s", show::size(seen.rate)));
     }
-    if eta < 100 * 3600 {
-        parts.push(format!("{}:{:02}:{:02} left", eta / 3600, eta / 60 % 60, eta % 60));
+    if seen.eta < 100 * 3600 {
+        parts.push(format!("{}:{:02}:{:02} left", seen.eta / 3600, seen.eta / 60 % 60, seen.eta % 60));
     }
     parts.join(", ")
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
     fn figures_leave_out_what_is_unknown() {
-        assert_eq!(super::figures(0, 0, 0, u64::MAX), "");
-        assert_eq!(super::figures(5_000_000, 0, 0, u64::MAX), "5.00 MB");
-        assert_eq!(
-            super::figures(5_000_000, 10_000_000, 1_000_000, 5),
-            "5.00 MB of 10.0 MB, 1.00 MB/s, 0:00:05 left"
-        );
+        let shown = |done, total, rate, eta| figures(&Seen { detail: String::new(), done, total, rate, eta });
+        assert_eq!(shown(0, 0, 0, u64::MAX), "");
+        assert_eq!(shown(5_000_000, 0, 0, u64::MAX), "5.00 MB");
+        assert_eq!(shown(5_000_000, 10_000_000, 1_000_000, 5), "5.00 MB of 10.0 MB, 1.00 MB/s, 0:00:05 left");
     }
 }

@@ -1,0 +1,334 @@
+//! A run: the stages of a definition, one after the other.
+
+use crate::agents::{Agent, Agents, News, Order};
+use crate::request::{self, Request};
+use crate::state::{Definition, Outcome, Run, Stage, State};
+use contract::{EngineProxy, Error, Fields, FieldsExt, Options};
+use protocol::control::{Backup, Path, Stats};
+use runtime::job::Progress;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::{Mutex, mpsc};
+use tokio_util::sync::CancellationToken;
+use zbus::zvariant::OwnedObjectPath;
+
+/// How long an agent that was told to stop is given to say so.
+const PATIENCE: Duration = Duration::from_secs(60);
+const ENGINE: &str = "org.strongroom.Engine1";
+
+/// What the interface, the sessions and the runs share.
+pub(crate) struct Core {
+    pub(crate) daemon: runtime::Daemon,
+    pub(crate) state: State,
+    pub(crate) agents: Agents,
+    /// The job of each definition that runs.
+    running: Mutex<HashMap<String, OwnedObjectPath>>,
+}
+
+impl Core {
+    pub(crate) fn new(daemon: runtime::Daemon, state: State) -> Arc<Core> {
+        Arc::new(Core {
+            daemon,
+            state,
+            agents: Agents::default(),
+            running: Mutex::default(),
+        })
+    }
+
+    /// The appliance's operator runs a definition. While it runs, the same job is answered.
+    pub(crate) async fn ordered(
+        self: &Arc<Self>,
+        name: &str,
+        definition: Definition,
+    ) -> Result<OwnedObjectPath, Error> {
+        let agent = self.agents.get(&definition.agent).ok_or_else(|| {
+            Error::AgentAway(format!(
+                "the agent of {name} is not connected; start strongroom-agent on the protected server"
+            ))
+        })?;
+        self.begin(name, definition, agent).await
+    }
+
+    /// The protected server's operator asks for a run over `agent`'s own session.
+    pub(crate) async fn requested(
+        self: &Arc<Self>,
+        agent: &Agent,
+        request: Request,
+    ) -> Result<(), Error> {
+        let (name, definition) = request::choose(request, &agent.id, &self.state.definitions())?;
+        if !name.is_empty() && self.running.lock().await.contains_key(&name) {
+            return Err(Error::AlreadyExists(format!(
+                "{name} is running already; see `strongroom jobs`"
+            )));
+        }
+        self.begin(&name, definition, agent.clone()).await.map(drop)
+    }
+
+    async fn begin(
+        self: &Arc<Self>,
+        name: &str,
+        definition: Definition,
+        agent: Agent,
+    ) -> Result<OwnedObjectPath, Error> {
+        // held until the job is known, so that two callers cannot both begin
+        let mut running = self.running.lock().await;
+        if let Some(job) = running.get(name) {
+            return Ok(job.clone());
+        }
+        let run = Run {
+            id: identifier()?,
+            definition: name.to_owned(),
+            agent: agent.id.clone(),
+            started: now(),
+            ended: 0,
+            state: Outcome::Running,
+            snapshot: String::new(),
+            stages: Vec::new(),
+        };
+        self.state.keep(&run);
+        let (core, name_kept) = (self.clone(), name.to_owned());
+        let job = self
+            .daemon
+            .jobs
+            .start("run", |progress, cancel| async move {
+                let result = core
+                    .clone()
+                    .carry_out(run, definition, agent, progress, cancel)
+                    .await;
+                core.running.lock().await.remove(&name_kept);
+                result
+            })
+            .await?;
+        if !name.is_empty() {
+            running.insert(name.to_owned(), job.clone());
+        }
+        Ok(job)
+    }
+
+    async fn carry_out(
+        self: Arc<Self>,
+        mut run: Run,
+        definition: Definition,
+        agent: Agent,
+        progress: Progress,
+        cancel: CancellationToken,
+    ) -> Result<Fields, Error> {
+        let began = self.begin_stage(&mut run, "backup");
+        let stats = back_up(&agent, &run, &definition, &progress, &cancel).await;
+        if let Ok(stats) = &stats {
+            run.snapshot = data_encoding::HEXLOWER.encode(&stats.snapshot);
+        }
+        let mut outcome = self.end_stage(&mut run, began, stats.map(|s| backup_stage(*s)));
+        if outcome.is_ok() && definition.offsite {
+            let began = self.begin_stage(&mut run, "offsite");
+            let copied = self.copy_offsite(&agent, &progress, &cancel).await;
+            outcome = self.end_stage(&mut run, began, copied);
+        }
+        run.ended = now();
+        run.state = match &outcome {
+            Err(_) => Outcome::Failed,
+            Ok(()) if run.stages.iter().any(|s| s.state == Outcome::Warnings) => Outcome::Warnings,
+            Ok(()) => Outcome::Succeeded,
+        };
+        self.state.keep(&run);
+        let said = |s: &Stage| format!("{}: {}", s.name, s.message);
+        let message = run.stages.iter().map(said).collect::<Vec<_>>().join("; ");
+        // the agent may be gone; the run has ended all the same
+        let _ = agent
+            .orders
+            .send(Order::Ended {
+                succeeded: outcome.is_ok(),
+                message,
+            })
+            .await;
+        outcome.map(|()| run.fields())
+    }
+
+    fn begin_stage(&self, run: &mut Run, name: &str) -> Instant {
+        run.stages.push(Stage::begin(name));
+        self.state.keep(run);
+        Instant::now()
+    }
+
+    fn end_stage(
+        &self,
+        run: &mut Run,
+        began: Instant,
+        result: Result<Stage, Error>,
+    ) -> Result<(), Error> {
+        let begun = run.stages.last_mut().expect("a stage has begun");
+        let outcome = match result {
+            Ok(stage) => {
+                *begun = stage;
+                Ok(())
+            }
+            Err(error) => {
+                begun.state = Outcome::Failed;
+                begun.message = error.text();
+                Err(error)
+            }
+        };
+        begun.seconds = began.elapsed().as_secs_f64();
+        self.state.keep(run);
+        outcome
+    }
+
+    /// The second stage: the engine copies what the centre has not.
+    async fn copy_offsite(
+        &self,
+        agent: &Agent,
+        progress: &Progress,
+        cancel: &CancellationToken,
+    ) -> Result<Stage, Error> {
+        progress.set_done(0);
+        progress.set_total(0);
+        progress.set_detail("copying offsite");
+        let bus = &self.daemon.bus;
+        let engine = EngineProxy::new(bus).await?;
+        let datastores = engine.datastores().await?;
+        let own = datastores
+            .iter()
+            .find(|d| d.required::<String>("role").is_ok_and(|r| r == "own"));
+        let own = own.ok_or_else(|| {
+            Error::NotReady("there is no datastore to copy offsite; see `strongroom status`".into())
+        })?;
+        let job = engine
+            .replicate(&own.required::<String>("id")?, Options::new())
+            .await?;
+        let orders = agent.orders.clone();
+        let watch = |seen: runtime::job::Seen| {
+            progress.set_done(seen.done);
+            progress.set_total(seen.total);
+            progress.set_detail(format!("offsite: {}", seen.detail));
+            let update = Order::Update {
+                stage: "offsite",
+                detail: seen.detail,
+                done: seen.done,
+                total: seen.total,
+            };
+            // an agent that is gone or slow does not hold the copy up
+            let _ = orders.try_send(update);
+        };
+        let result = runtime::job::wait(bus, ENGINE, &job, cancel, watch).await?;
+        let count = |name: &str| result.optional::<u64>(name).ok().flatten().unwrap_or(0);
+        let snapshots = result.optional::<u32>("snapshots")?.unwrap_or(0);
+        let mut stage = Stage::begin("offsite");
+        stage.state = Outcome::Succeeded;
+        stage.message = format!(
+            "{snapshots} snapshots copied, {} bytes sent for {} frames, {} were there already",
+            count("wire"),
+            count("frames"),
+            count("present"),
+        );
+        stage.counters = ["wire", "frames", "present"]
+            .map(|name| (name.to_owned(), count(name)))
+            .into();
+        stage.counters.insert("snapshots".into(), snapshots.into());
+        Ok(stage)
+    }
+}
+
+/// The first stage, at the agent.
+async fn back_up(
+    agent: &Agent,
+    run: &Run,
+    definition: &Definition,
+    progress: &Progress,
+    cancel: &CancellationToken,
+) -> Result<Box<Stats>, Error> {
+    let away = || {
+        Error::AgentAway(
+            "the agent was lost before the backup ended; what it had sent is kept, run it again"
+                .into(),
+        )
+    };
+    let paths = |list: &[Vec<u8>]| list.iter().cloned().map(Path).collect();
+    let backup = Backup {
+        run: run.id.clone(),
+        definition: run.definition.clone(),
+        paths: paths(&definition.paths),
+        excludes: paths(&definition.excludes),
+    };
+    let (to_us, mut news) = mpsc::channel(16);
+    progress.set_detail("backing up");
+    agent
+        .orders
+        .send(Order::Start {
+            backup,
+            news: to_us,
+        })
+        .await
+        .map_err(|_| away())?;
+    let mut told = false;
+    loop {
+        // cancel-safe: a channel and a token
+        tokio::select! {
+            item = news.recv() => match item {
+                None if told => return Err(Error::Cancelled("the backup was stopped".into())),
+                None => return Err(away()),
+                Some(News::Progress(p)) => {
+                    progress.set_done(p.done);
+                    progress.set_total(p.total);
+                    progress.set_detail(format!("backing up: {} entries, {} bytes sent", p.entries, p.sent));
+                }
+                Some(News::Finished(Ok(stats))) => return Ok(stats),
+                Some(News::Finished(Err(_))) if told => {
+                    return Err(Error::Cancelled("the backup was stopped".into()));
+                }
+                Some(News::Finished(Err(sentence))) => return Err(Error::Failed(sentence)),
+                Some(News::Cancel) => cancel.cancel(),
+            },
+            () = cancel.cancelled(), if !told => {
+                told = true;
+                let _ = agent.orders.send(Order::Cancel).await;
+            }
+            () = tokio::time::sleep(PATIENCE), if told => {
+                return Err(Error::Cancelled("the backup was stopped; the agent did not answer".into()));
+            }
+        }
+    }
+}
+
+fn backup_stage(stats: Stats) -> Stage {
+    let mut stage = Stage::begin("backup");
+    stage.state = if stats.problem_count == 0 {
+        Outcome::Succeeded
+    } else {
+        Outcome::Warnings
+    };
+    stage.message = format!(
+        "{} entries, {} bytes, {} of them new, {} stored",
+        stats.entries, stats.logical, stats.unique, stats.stored
+    );
+    if stats.problem_count > 0 {
+        stage.message += &format!("; {} problems", stats.problem_count);
+    }
+    let counters = [
+        ("entries", stats.entries),
+        ("logical", stats.logical),
+        ("unique", stats.unique),
+        ("stored", stats.stored),
+        ("wire", stats.wire),
+    ];
+    stage.counters = counters
+        .map(|(name, count)| (name.to_owned(), count))
+        .into();
+    stage.add_problems(stats.problems.into_iter().map(|s| s.0));
+    stage
+}
+
+/// A run's id: random, so that it means nothing to a stranger and never repeats.
+fn identifier() -> Result<String, Error> {
+    let mut bytes = [0u8; 16];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut f| std::io::Read::read_exact(&mut f, &mut bytes))
+        .map_err(|e| Error::Failed(format!("the system gives no random numbers: {e}")))?;
+    Ok(data_encoding::HEXLOWER.encode(&bytes))
+}
+
+fn now() -> i64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs() as i64)
+}
