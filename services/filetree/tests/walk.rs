@@ -359,7 +359,7 @@ fn what_may_not_be_read_is_told_and_the_rest_is_kept() {
     fs::write(temp.path().join("secret"), "x").unwrap();
     fs::write(temp.path().join("z"), "x").unwrap();
     for name in ["closed", "secret"] {
-        fs::set_permissions(temp.path().join(name), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(temp.path().join(name), fs::Permissions::from_mode(0o000)).unwrap();
     }
     let (found, problems) = walk(&[temp.path()], Options::default());
     assert_eq!(paths(&found), [".", "closed", "secret", "z"]);

@@ -1,12 +1,14 @@
 //! Trees written to a temporary directory.
 
+mod copying;
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
+use copying::copy;
 use filetree::ProblemKind;
 use filetree::compare::compare;
-use filetree::walk::{self, Segment, Walk};
 use filetree::write::{Options, Report, WriteError, Writer};
 use format::entry::{Entry, Kind, Timestamp, Xattr};
 
@@ -34,32 +36,6 @@ fn write(target: &Path, options: Options, entries: &[Entry]) -> Report {
     for entry in entries {
         writer.begin(entry).unwrap();
         writer.data(&vec![7; entry.size as usize]).unwrap();
-        writer.end().unwrap();
-    }
-    writer.finish().unwrap()
-}
-
-fn copy(from: &Path, to: &Path, options: Options) -> Report {
-    let mut writer = Writer::new(to, options).unwrap();
-    let mut buffer = vec![0; 100_000];
-    for found in Walk::new(&[from.to_path_buf()], walk::Options::default()).unwrap() {
-        let found = found.unwrap();
-        writer.begin(&found.entry).unwrap();
-        if found.is_file() {
-            let mut content = found.open().unwrap();
-            while let Some(segment) = content.segment().unwrap() {
-                match segment {
-                    Segment::Hole { length } => writer.hole(length).unwrap(),
-                    Segment::Data { .. } => loop {
-                        match content.read(&mut buffer).unwrap() {
-                            0 => break,
-                            read => writer.data(&buffer[..read]).unwrap(),
-                        }
-                    },
-                }
-            }
-            assert_eq!(content.finish(), None);
-        }
         writer.end().unwrap();
     }
     writer.finish().unwrap()
@@ -172,7 +148,7 @@ fn overwriting_replaces_what_is_there_and_merges_directories() {
     )
     .unwrap();
     for round in 0..2 {
-        let report = copy(from, to, OVERWRITE);
+        let (report, _) = copy(from, to, OVERWRITE);
         assert_eq!(report.problems, [], "round {round}");
         let compared = compare(from, to).unwrap();
         assert_eq!(compared.differences, [], "round {round}");
@@ -185,7 +161,7 @@ fn overwriting_replaces_what_is_there_and_merges_directories() {
     fs::remove_dir(from.join("d/").join("f")).unwrap_err();
     fs::remove_dir_all(from.join("d")).unwrap();
     fs::write(from.join("d"), "now a file").unwrap();
-    let report = copy(from, to, OVERWRITE);
+    let (report, _) = copy(from, to, OVERWRITE);
     assert_eq!(report.problems.len(), 1);
     assert!(
         report.problems[0]

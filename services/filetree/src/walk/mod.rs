@@ -300,6 +300,10 @@ impl Walk {
         }
     }
 
+    #[allow(
+        clippy::useless_conversion,
+        reason = "link counts have 32 bits on some machines"
+    )]
     fn kind(
         &mut self,
         path: &[u8],

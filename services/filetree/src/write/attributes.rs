@@ -106,10 +106,11 @@ impl Writer {
         for there in self.xattrs.read(Place::Open(fd)).unwrap_or_default() {
             let kept = entry.xattrs.iter().any(|x| x.name == there.name);
             // security.* is the system's to give, as a label is
-            if !kept && !there.name.starts_with(b"security.") {
-                if let Err(errno) = xattrs::remove(fd, &there.name) {
-                    self.tell_xattr(entry, &there.name, errno);
-                }
+            if !kept
+                && !there.name.starts_with(b"security.")
+                && let Err(errno) = xattrs::remove(fd, &there.name)
+            {
+                self.tell_xattr(entry, &there.name, errno);
             }
         }
     }

@@ -1,1 +1,0 @@
-//! Makes trees with everything real servers have.
