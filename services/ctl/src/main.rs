@@ -26,8 +26,12 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
         Command::Appliance(command) => {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.map_err(Into::into).and_then(|r| r.block_on(appliance::run(command, arguments.json)))
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            runtime
+                .map_err(Into::into)
+                .and_then(|r| r.block_on(appliance::run(command, arguments.json)))
         }
     };
     match result {

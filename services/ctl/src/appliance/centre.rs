@@ -68,7 +68,10 @@ pub(super) async fn act(session: &Session, action: Action) -> Result<()> {
             let result = wait::wait(session, "org.strongroom.Enrol1", &job).await?;
             session.answer(show::object(&result), || {
                 println!("This appliance is now the centre {name}; sites reach it at {endpoint}.");
-                println!("Fingerprint of its authority: {}", show::text(&result, "fingerprint"));
+                println!(
+                    "Fingerprint of its authority: {}",
+                    show::text(&result, "fingerprint")
+                );
             })
         }
         Action::Tenant { name, custody } => {
@@ -79,11 +82,22 @@ pub(super) async fn act(session: &Session, action: Action) -> Result<()> {
         Action::Tenants => {
             let tenants = told(centre.tenants().await)?;
             session.answer(objects(&tenants), || {
-                let row = |t: &Fields| ["id", "name", "custody", "sites"].map(|n| show::text(t, n)).to_vec();
-                show::table(&["TENANT", "NAME", "CUSTODY", "SITES"], &tenants.iter().map(row).collect::<Vec<_>>());
+                let row = |t: &Fields| {
+                    ["id", "name", "custody", "sites"]
+                        .map(|n| show::text(t, n))
+                        .to_vec()
+                };
+                show::table(
+                    &["TENANT", "NAME", "CUSTODY", "SITES"],
+                    &tenants.iter().map(row).collect::<Vec<_>>(),
+                );
             })
         }
-        Action::Token { tenant, site, hours } => {
+        Action::Token {
+            tenant,
+            site,
+            hours,
+        } => {
             let options = Options::from([("hours", hours.into())]);
             let (token, expires) = told(centre.create_token(&tenant, &site, options).await)?;
             session.answer(json!({ "token": token, "expires": expires }), || {
@@ -100,10 +114,20 @@ pub(super) async fn act(session: &Session, action: Action) -> Result<()> {
             session.answer(objects(&releases), || {
                 let row = |r: &Fields| {
                     let mut row = vec![show::time_of(r, "time")];
-                    row.extend(["tenant", "datastore", "custody", "released", "reason"].map(|n| show::text(r, n)));
+                    row.extend(
+                        ["tenant", "datastore", "custody", "released", "reason"]
+                            .map(|n| show::text(r, n)),
+                    );
                     row
                 };
-                let header = ["TIME", "TENANT", "DATASTORE", "CUSTODY", "RELEASED", "REASON"];
+                let header = [
+                    "TIME",
+                    "TENANT",
+                    "DATASTORE",
+                    "CUSTODY",
+                    "RELEASED",
+                    "REASON",
+                ];
                 show::table(&header, &releases.iter().map(row).collect::<Vec<_>>());
             })
         }
@@ -112,11 +136,16 @@ pub(super) async fn act(session: &Session, action: Action) -> Result<()> {
 
 pub(super) fn print_sites(sites: &[Fields]) {
     let row = |s: &Fields| {
-        let mut row = ["id", "name", "tenant_name", "datastore", "address"].map(|n| show::text(s, n)).to_vec();
+        let mut row = ["id", "name", "tenant_name", "datastore", "address"]
+            .map(|n| show::text(s, n))
+            .to_vec();
         row.push(show::time_of(s, "enrolled"));
         row
     };
-    show::table(&["SITE", "NAME", "TENANT", "DATASTORE", "ADDRESS", "ENROLLED"], &sites.iter().map(row).collect::<Vec<_>>());
+    show::table(
+        &["SITE", "NAME", "TENANT", "DATASTORE", "ADDRESS", "ENROLLED"],
+        &sites.iter().map(row).collect::<Vec<_>>(),
+    );
 }
 
 pub(super) async fn pair(session: &Session, pair: &Pair) -> Result<()> {
@@ -128,7 +157,12 @@ pub(super) async fn pair(session: &Session, pair: &Pair) -> Result<()> {
     if let Some(share) = &pair.share {
         options.insert("share", share.as_str().into());
     }
-    let (code, expires) = told(PortalProxy::new(&session.bus).await?.open_pairing(options).await)?;
+    let (code, expires) = told(
+        PortalProxy::new(&session.bus)
+            .await?
+            .open_pairing(options)
+            .await,
+    )?;
     session.answer(json!({ "code": code, "expires": expires }), || {
         println!("Pairing code: {code}");
         println!("On the server: strongroom-agent pair THIS-APPLIANCE --code {code}");
@@ -151,9 +185,14 @@ pub(super) async fn custody(session: &Session, custody: &str) -> Result<()> {
 
 /// Client custody's shares, once.
 pub(super) fn print_shares(result: &Fields) {
-    for (name, whose) in [("client_share", "The client's share"), ("envelope_share", "The second envelope's share")] {
+    for (name, whose) in [
+        ("client_share", "The client's share"),
+        ("envelope_share", "The second envelope's share"),
+    ] {
         if let Ok(Some(share)) = result.optional::<String>(name) {
-            println!("{whose}, shown this once; print it and keep it apart from the other:\n  {share}");
+            println!(
+                "{whose}, shown this once; print it and keep it apart from the other:\n  {share}"
+            );
         }
     }
 }

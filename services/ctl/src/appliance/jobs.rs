@@ -43,27 +43,46 @@ pub(super) async fn list(session: &Session, limit: u32) -> Result<()> {
     let jobs = JobsProxy::new(&session.bus).await?;
     let definitions = told(jobs.definitions().await)?;
     let history = told(jobs.history(limit).await)?;
-    session.answer(json!({ "definitions": objects(&definitions), "runs": objects(&history) }), || {
-        let row = |d: &Fields| {
-            let connected = d.optional::<bool>("connected").ok().flatten().unwrap_or(false);
-            vec![
-                show::text(d, "name"), show::text(d, "agent_name"),
-                if connected { "connected" } else { "away" }.to_owned(),
-                show::text(d, "stages"), show::text(d, "paths"),
-            ]
-        };
-        let rows: Vec<_> = definitions.iter().map(row).collect();
-        show::table(&["DEFINITION", "SERVER", "AGENT", "STAGES", "PATHS"], &rows);
-        println!();
-        let row = |r: &Fields| {
-            vec![
-                show::time_of(r, "started"), show::text(r, "definition"), show::text(r, "state"),
-                show::text(r, "snapshot"), stages(r).iter().map(sentence).collect::<Vec<_>>().join("; "),
-            ]
-        };
-        let rows: Vec<_> = history.iter().map(row).collect();
-        show::table(&["STARTED", "DEFINITION", "STATE", "SNAPSHOT", "STAGES"], &rows);
-    })
+    session.answer(
+        json!({ "definitions": objects(&definitions), "runs": objects(&history) }),
+        || {
+            let row = |d: &Fields| {
+                let connected = d
+                    .optional::<bool>("connected")
+                    .ok()
+                    .flatten()
+                    .unwrap_or(false);
+                vec![
+                    show::text(d, "name"),
+                    show::text(d, "agent_name"),
+                    if connected { "connected" } else { "away" }.to_owned(),
+                    show::text(d, "stages"),
+                    show::text(d, "paths"),
+                ]
+            };
+            let rows: Vec<_> = definitions.iter().map(row).collect();
+            show::table(&["DEFINITION", "SERVER", "AGENT", "STAGES", "PATHS"], &rows);
+            println!();
+            let row = |r: &Fields| {
+                vec![
+                    show::time_of(r, "started"),
+                    show::text(r, "definition"),
+                    show::text(r, "state"),
+                    show::text(r, "snapshot"),
+                    stages(r)
+                        .iter()
+                        .map(sentence)
+                        .collect::<Vec<_>>()
+                        .join("; "),
+                ]
+            };
+            let rows: Vec<_> = history.iter().map(row).collect();
+            show::table(
+                &["STARTED", "DEFINITION", "STATE", "SNAPSHOT", "STAGES"],
+                &rows,
+            );
+        },
+    )
 }
 
 fn stages(run: &Fields) -> Vec<Fields> {
@@ -72,7 +91,12 @@ fn stages(run: &Fields) -> Vec<Fields> {
 
 fn sentence(stage: &Fields) -> String {
     let name = show::text(stage, "name");
-    match stage.optional::<String>("message").ok().flatten().filter(|m| !m.is_empty()) {
+    match stage
+        .optional::<String>("message")
+        .ok()
+        .flatten()
+        .filter(|m| !m.is_empty())
+    {
         Some(message) => format!("{name}: {message}"),
         None => format!("{name} {}", show::text(stage, "state")),
     }
@@ -81,8 +105,17 @@ fn sentence(stage: &Fields) -> String {
 pub(super) async fn act(session: &Session, action: Action) -> Result<()> {
     let jobs = JobsProxy::new(&session.bus).await?;
     match action {
-        Action::Define { name, agent, paths, excludes, no_offsite } => {
-            let paths: Vec<Vec<u8>> = paths.iter().map(|p| p.as_os_str().as_bytes().to_vec()).collect();
+        Action::Define {
+            name,
+            agent,
+            paths,
+            excludes,
+            no_offsite,
+        } => {
+            let paths: Vec<Vec<u8>> = paths
+                .iter()
+                .map(|p| p.as_os_str().as_bytes().to_vec())
+                .collect();
             let excludes: Vec<Vec<u8>> = excludes.iter().map(|e| e.as_bytes().to_vec()).collect();
             let definition = Options::from([
                 ("agent", agent.into()),
@@ -92,17 +125,32 @@ pub(super) async fn act(session: &Session, action: Action) -> Result<()> {
             ]);
             let changed = told(jobs.define(&name, definition).await)?;
             session.answer(json!({ "changed": changed }), || {
-                println!("{name} {}", if changed { "is defined." } else { "was so already." });
+                println!(
+                    "{name} {}",
+                    if changed {
+                        "is defined."
+                    } else {
+                        "was so already."
+                    }
+                );
             })
         }
         Action::Run { name } => {
             let job = told(jobs.run(&name, Options::new()).await)?;
             let run = wait::wait(session, "org.strongroom.Jobs1", &job).await?;
             session.answer(show::object(&run), || {
-                println!("{name}: {}, snapshot {}", show::text(&run, "state"), show::text(&run, "snapshot"));
+                println!(
+                    "{name}: {}, snapshot {}",
+                    show::text(&run, "state"),
+                    show::text(&run, "snapshot")
+                );
                 for stage in stages(&run) {
                     println!("  {}", sentence(&stage));
-                    let problems: Vec<String> = stage.optional("problems").ok().flatten().unwrap_or_default();
+                    let problems: Vec<String> = stage
+                        .optional("problems")
+                        .ok()
+                        .flatten()
+                        .unwrap_or_default();
                     for problem in problems {
                         println!("    {problem}");
                     }
@@ -112,7 +160,14 @@ pub(super) async fn act(session: &Session, action: Action) -> Result<()> {
         Action::Remove { name } => {
             let existed = told(jobs.remove(&name).await)?;
             session.answer(json!({ "existed": existed }), || {
-                println!("{name} {}", if existed { "is removed; its snapshots stay." } else { "was not there." });
+                println!(
+                    "{name} {}",
+                    if existed {
+                        "is removed; its snapshots stay."
+                    } else {
+                        "was not there."
+                    }
+                );
             })
         }
     }
@@ -122,9 +177,17 @@ pub(super) async fn agents(session: &Session) -> Result<()> {
     let agents = told(KeysProxy::new(&session.bus).await?.agents().await)?;
     session.answer(objects(&agents), || {
         let row = |a: &Fields| {
-            vec![show::text(a, "id"), show::text(a, "name"), show::text(a, "scope"), show::time_of(a, "paired")]
+            vec![
+                show::text(a, "id"),
+                show::text(a, "name"),
+                show::text(a, "scope"),
+                show::time_of(a, "paired"),
+            ]
         };
-        show::table(&["AGENT", "NAME", "SCOPE", "PAIRED"], &agents.iter().map(row).collect::<Vec<_>>());
+        show::table(
+            &["AGENT", "NAME", "SCOPE", "PAIRED"],
+            &agents.iter().map(row).collect::<Vec<_>>(),
+        );
     })
 }
 
@@ -138,8 +201,11 @@ pub(super) async fn log(session: &Session, lines: u32, daemon: Option<&str>) -> 
         for entry in &entries {
             let micros = entry.optional::<i64>("time").ok().flatten().unwrap_or(0);
             println!(
-                "{} {:<8} {:<7} {}", show::time(micros / 1_000_000), show::text(entry, "daemon"),
-                show::text(entry, "level"), show::text(entry, "message"),
+                "{} {:<8} {:<7} {}",
+                show::time(micros / 1_000_000),
+                show::text(entry, "daemon"),
+                show::text(entry, "level"),
+                show::text(entry, "message"),
             );
         }
     })

@@ -82,8 +82,14 @@ pub(crate) async fn run(command: Command, json: bool) -> Result<()> {
     let session = Session { bus, json };
     match command {
         Command::Status => status::status(&session).await,
-        Command::Jobs { action: None, limit } => jobs::list(&session, limit).await,
-        Command::Jobs { action: Some(action), .. } => jobs::act(&session, action).await,
+        Command::Jobs {
+            action: None,
+            limit,
+        } => jobs::list(&session, limit).await,
+        Command::Jobs {
+            action: Some(action),
+            ..
+        } => jobs::act(&session, action).await,
         Command::Snapshots(filter) => snapshots::list(&session, &filter).await,
         Command::Restore(restore) => restore::restore(&session, &restore).await,
         Command::Log { lines, daemon } => jobs::log(&session, lines, daemon.as_deref()).await,

@@ -9,7 +9,12 @@ use zbus::zvariant::{OwnedValue, Value};
 pub(super) fn object(fields: &Fields) -> Json {
     let mut members: Vec<_> = fields.iter().collect();
     members.sort_by_key(|(name, _)| *name);
-    Json::Object(members.into_iter().map(|(k, v)| (k.clone(), value(v))).collect::<Map<_, _>>())
+    Json::Object(
+        members
+            .into_iter()
+            .map(|(k, v)| (k.clone(), value(v)))
+            .collect::<Map<_, _>>(),
+    )
 }
 
 fn value(value: &Value<'_>) -> Json {
@@ -32,7 +37,12 @@ fn value(value: &Value<'_>) -> Json {
         },
         Value::Dict(dict) => Json::Object(
             dict.iter()
-                .map(|(k, v)| (k.downcast_ref::<&str>().unwrap_or_default().to_owned(), self::value(v)))
+                .map(|(k, v)| {
+                    (
+                        k.downcast_ref::<&str>().unwrap_or_default().to_owned(),
+                        self::value(v),
+                    )
+                })
                 .collect(),
         ),
         other => json!(other.to_string()),
@@ -50,7 +60,10 @@ fn element(item: &Value<'_>) -> Json {
 fn bytes(value: &Value<'_>) -> Option<Vec<u8>> {
     match value {
         Value::Array(a) if a.element_signature().to_string() == "y" => {
-            OwnedValue::try_from(value.try_clone().ok()?).ok()?.try_into().ok()
+            OwnedValue::try_from(value.try_clone().ok()?)
+                .ok()?
+                .try_into()
+                .ok()
         }
         _ => None,
     }
@@ -92,7 +105,13 @@ pub(super) fn size(bytes: u64) -> String {
     let mut scaled = bytes as f64;
     for unit in ["B", "kB", "MB", "GB", "TB"] {
         if scaled < 999.5 {
-            let digits = if unit == "B" || scaled >= 99.5 { 0 } else if scaled >= 9.95 { 1 } else { 2 };
+            let digits = if unit == "B" || scaled >= 99.5 {
+                0
+            } else if scaled >= 9.95 {
+                1
+            } else {
+                2
+            };
             return format!("{scaled:.digits$} {unit}");
         }
         scaled /= 1000.0;
@@ -104,7 +123,11 @@ pub(super) fn size(bytes: u64) -> String {
 pub(super) fn time(seconds: i64) -> String {
     jiff::Timestamp::from_second(seconds).map_or_else(
         |_| "-".into(),
-        |t| t.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        |t| {
+            t.to_zoned(jiff::tz::TimeZone::system())
+                .strftime("%Y-%m-%d %H:%M:%S")
+                .to_string()
+        },
     )
 }
 
@@ -120,7 +143,11 @@ pub(super) fn table(header: &[&str], rows: &[Vec<String>]) {
     };
     let widths: Vec<_> = (0..header.len()).map(width).collect();
     let line = |cells: Vec<&str>| {
-        let padded: Vec<_> = cells.iter().zip(&widths).map(|(c, w)| format!("{c:<w$}")).collect();
+        let padded: Vec<_> = cells
+            .iter()
+            .zip(&widths)
+            .map(|(c, w)| format!("{c:<w$}"))
+            .collect();
         println!("{}", padded.join("  ").trim_end());
     };
     line(header.to_vec());
@@ -136,16 +163,29 @@ mod tests {
 
     #[test]
     fn sizes_keep_three_digits() {
-        let shown: Vec<_> = [0, 999, 1000, 12_345, 999_600, 40_000_000, 3_744_000_000].map(size).into();
-        assert_eq!(shown, ["0 B", "999 B", "1.00 kB", "12.3 kB", "1.00 MB", "40.0 MB", "3.74 GB"]);
+        let shown: Vec<_> = [0, 999, 1000, 12_345, 999_600, 40_000_000, 3_744_000_000]
+            .map(size)
+            .into();
+        assert_eq!(
+            shown,
+            [
+                "0 B", "999 B", "1.00 kB", "12.3 kB", "1.00 MB", "40.0 MB", "3.74 GB"
+            ]
+        );
     }
 
     #[test]
     fn byte_strings_paths_and_nested_objects_become_json() {
         let fields = Fields::from([
             ("fingerprint".to_owned(), field(vec![0xabu8, 1])),
-            ("paths".to_owned(), field(vec![b"/srv".to_vec(), vec![0xff]])),
-            ("stages".to_owned(), field(vec![Fields::from([("name".to_owned(), field("backup"))])])),
+            (
+                "paths".to_owned(),
+                field(vec![b"/srv".to_vec(), vec![0xff]]),
+            ),
+            (
+                "stages".to_owned(),
+                field(vec![Fields::from([("name".to_owned(), field("backup"))])]),
+            ),
         ]);
         assert_eq!(
             object(&fields),

@@ -24,7 +24,12 @@ pub(super) async fn list(session: &Session, filter: &Filter) -> Result<()> {
             options.insert(name, value.as_str().into());
         }
     }
-    let snapshots = told(EngineProxy::new(&session.bus).await?.snapshots(options).await)?;
+    let snapshots = told(
+        EngineProxy::new(&session.bus)
+            .await?
+            .snapshots(options)
+            .await,
+    )?;
     session.answer(objects(&snapshots), || {
         let row = |s: &Fields| {
             let offsite = match s.optional::<bool>("offsite") {
@@ -33,12 +38,20 @@ pub(super) async fn list(session: &Session, filter: &Filter) -> Result<()> {
                 _ => "-",
             };
             vec![
-                show::text(s, "id"), show::time_of(s, "time"), show::text(s, "host"), show::text(s, "paths"),
-                show::text(s, "entries"), show::size_of(s, "logical"), show::size_of(s, "unique"),
-                show::size_of(s, "stored"), offsite.to_owned(),
+                show::text(s, "id"),
+                show::time_of(s, "time"),
+                show::text(s, "host"),
+                show::text(s, "paths"),
+                show::text(s, "entries"),
+                show::size_of(s, "logical"),
+                show::size_of(s, "unique"),
+                show::size_of(s, "stored"),
+                offsite.to_owned(),
             ]
         };
-        let header = ["SNAPSHOT", "TIME", "SERVER", "PATHS", "ENTRIES", "LOGICAL", "NEW", "STORED", "OFFSITE"];
+        let header = [
+            "SNAPSHOT", "TIME", "SERVER", "PATHS", "ENTRIES", "LOGICAL", "NEW", "STORED", "OFFSITE",
+        ];
         show::table(&header, &snapshots.iter().map(row).collect::<Vec<_>>());
     })
 }
@@ -54,12 +67,18 @@ pub(super) async fn offsite(session: &Session) -> Result<()> {
     let Some(own) = own.iter().find(|d| show::text(d, "role") == "own") else {
         bail!("there is no datastore of this appliance's own to copy; see `strongroom status`");
     };
-    let job = told(engine.replicate(&show::text(own, "id"), Options::new()).await)?;
+    let job = told(
+        engine
+            .replicate(&show::text(own, "id"), Options::new())
+            .await,
+    )?;
     let result = wait::wait(session, "org.strongroom.Engine1", &job).await?;
     session.answer(show::object(&result), || {
         println!(
             "{} snapshots copied: {} frames, {} sent, {} frames were there already",
-            show::text(&result, "snapshots"), show::text(&result, "frames"), show::size_of(&result, "wire"),
+            show::text(&result, "snapshots"),
+            show::text(&result, "frames"),
+            show::size_of(&result, "wire"),
             show::text(&result, "present"),
         );
     })
@@ -80,8 +99,16 @@ pub(super) async fn verify(session: &Session, datastore: Option<String>) -> Resu
     }
     session.answer(objects(&reports), || {
         for report in &reports {
-            let damaged = report.optional::<u64>("damaged").ok().flatten().unwrap_or(0);
-            println!("{}: {} frames, {damaged} damaged", show::text(report, "datastore"), show::text(report, "frames"));
+            let damaged = report
+                .optional::<u64>("damaged")
+                .ok()
+                .flatten()
+                .unwrap_or(0);
+            println!(
+                "{}: {} frames, {damaged} damaged",
+                show::text(report, "datastore"),
+                show::text(report, "frames")
+            );
             if damaged > 0 {
                 println!("  snapshots affected: {}", show::text(report, "snapshots"));
             }
@@ -96,7 +123,12 @@ pub(super) async fn verify(session: &Session, datastore: Option<String>) -> Resu
 
 /// One snapshot's id from the beginning of it that a person typed.
 pub(super) async fn resolve(session: &Session, typed: &str) -> Result<String> {
-    let all = told(EngineProxy::new(&session.bus).await?.snapshots(Options::new()).await)?;
+    let all = told(
+        EngineProxy::new(&session.bus)
+            .await?
+            .snapshots(Options::new())
+            .await,
+    )?;
     let ids = all.iter().map(|s| show::text(s, "id"));
     let found: Vec<_> = match typed {
         "latest" => ids.take(1).collect(),
@@ -105,6 +137,9 @@ pub(super) async fn resolve(session: &Session, typed: &str) -> Result<String> {
     match &found[..] {
         [id] => Ok(id.clone()),
         [] => bail!("there is no snapshot {typed} here; `strongroom snapshots` lists them"),
-        _ => bail!("{typed} is the beginning of {} snapshots; type more of it", json!(found.len())),
+        _ => bail!(
+            "{typed} is the beginning of {} snapshots; type more of it",
+            json!(found.len())
+        ),
     }
 }

@@ -9,7 +9,9 @@ use serde_json::{Value as Json, json};
 fn or_silent<T>(answer: zbus::Result<T>, to_json: impl FnOnce(T) -> Json) -> Json {
     match answer {
         Ok(answer) => to_json(answer),
-        Err(_) => json!({ "state": "silent", "reason": "the daemon does not answer; see `strongroom log`" }),
+        Err(_) => {
+            json!({ "state": "silent", "reason": "the daemon does not answer; see `strongroom log`" })
+        }
     }
 }
 
@@ -30,7 +32,10 @@ pub(super) async fn status(session: &Session) -> Result<()> {
         document
     });
     let keys = async { Ok((keys.state().await?, keys.reason().await?, keys.tpm().await?)) };
-    let keys = or_silent(keys.await, |(state, reason, tpm)| json!({ "state": state, "reason": reason, "tpm": tpm }));
+    let keys = or_silent(
+        keys.await,
+        |(state, reason, tpm)| json!({ "state": state, "reason": reason, "tpm": tpm }),
+    );
     let pool = async {
         Ok(json!({
             "state": pool.state().await?, "reason": pool.reason().await?, "id": pool.pool().await?,
@@ -48,7 +53,8 @@ pub(super) async fn status(session: &Session) -> Result<()> {
     let mut uplink_document = or_silent(uplink_state.await, |uplink| uplink);
     let peers = uplink.peers().await.unwrap_or_default();
     uplink_document["peers"] = super::objects(&peers);
-    let engine_state = async { Ok(json!({ "state": engine.state().await?, "reason": engine.reason().await? })) };
+    let engine_state =
+        async { Ok(json!({ "state": engine.state().await?, "reason": engine.reason().await? })) };
     let mut engine_document = or_silent(engine_state.await, |engine| engine);
     let datastores = engine.datastores().await.unwrap_or_default();
     engine_document["datastores"] = super::objects(&datastores);
@@ -63,11 +69,14 @@ pub(super) async fn status(session: &Session) -> Result<()> {
     if document["appliance"]["state"] == "centre" {
         document["sites"] = super::objects(&sites);
     }
-    session.answer(document.clone(), || print(&document, &datastores, &peers, &sites))
+    session.answer(document.clone(), || {
+        print(&document, &datastores, &peers, &sites)
+    })
 }
 
 fn print(document: &Json, datastores: &[Fields], peers: &[Fields], sites: &[Fields]) {
-    let word = |part: &str, name: &str| document[part][name].as_str().unwrap_or_default().to_owned();
+    let word =
+        |part: &str, name: &str| document[part][name].as_str().unwrap_or_default().to_owned();
     let line = |label: &str, part: &str, more: String| {
         let reason = word(part, "reason");
         println!("{label:<10} {:<13} {more}", word(part, "state"));
@@ -76,8 +85,15 @@ fn print(document: &Json, datastores: &[Fields], peers: &[Fields], sites: &[Fiel
         }
     };
     let membership = match word("appliance", "state").as_str() {
-        "site" => format!("{} of {}, centre {}", word("appliance", "site_name"), word("appliance", "tenant_name"), word("appliance", "endpoint")),
-        "unenrolled" => "next: `strongroom enrol TOKEN`, or `strongroom centre init` at the MSP".into(),
+        "site" => format!(
+            "{} of {}, centre {}",
+            word("appliance", "site_name"),
+            word("appliance", "tenant_name"),
+            word("appliance", "endpoint")
+        ),
+        "unenrolled" => {
+            "next: `strongroom enrol TOKEN`, or `strongroom centre init` at the MSP".into()
+        }
         _ => String::new(),
     };
     line("appliance", "appliance", membership);
@@ -85,28 +101,51 @@ fn print(document: &Json, datastores: &[Fields], peers: &[Fields], sites: &[Fiel
     let size = |name: &str| show::size(document["pool"][name].as_u64().unwrap_or(0));
     let pool = match word("pool", "mount_point").as_str() {
         "" => String::new(),
-        _ => format!("{}, {} free of {}", word("pool", "level"), size("free"), size("size")),
+        _ => format!(
+            "{}, {} free of {}",
+            word("pool", "level"),
+            size("free"),
+            size("size")
+        ),
     };
     line("pool", "pool", pool);
     line("engine", "engine", String::new());
     line("uplink", "uplink", word("uplink", "address"));
     for peer in peers {
         println!(
-            "{:<10} peer {} at {}, last handshake {}, received {}, sent {}", "",
-            show::text(peer, "address"), show::text(peer, "endpoint"), show::time_of(peer, "handshake"),
-            show::size_of(peer, "received"), show::size_of(peer, "sent"),
+            "{:<10} peer {} at {}, last handshake {}, received {}, sent {}",
+            "",
+            show::text(peer, "address"),
+            show::text(peer, "endpoint"),
+            show::time_of(peer, "handshake"),
+            show::size_of(peer, "received"),
+            show::size_of(peer, "sent"),
         );
     }
     if !datastores.is_empty() {
         println!();
         let row = |d: &Fields| {
             vec![
-                show::text(d, "id"), show::text(d, "role"), show::text(d, "snapshots"), show::size_of(d, "logical"),
-                show::size_of(d, "unique"), show::size_of(d, "stored"),
+                show::text(d, "id"),
+                show::text(d, "role"),
+                show::text(d, "snapshots"),
+                show::size_of(d, "logical"),
+                show::size_of(d, "unique"),
+                show::size_of(d, "stored"),
             ]
         };
         let rows: Vec<_> = datastores.iter().map(row).collect();
-        show::table(&["DATASTORE", "ROLE", "SNAPSHOTS", "LOGICAL", "UNIQUE", "STORED"], &rows);
+        show::table(
+            &[
+                "DATASTORE",
+                "ROLE",
+                "SNAPSHOTS",
+                "LOGICAL",
+                "UNIQUE",
+                "STORED",
+            ],
+            &rows,
+        );
     }
     if !sites.is_empty() {
         println!();
