@@ -5,8 +5,16 @@
 
 mod bounded;
 pub mod control;
+pub mod digests;
+pub mod entry;
 pub mod frame;
+mod inbox;
+pub mod intake;
+pub mod pairing;
+pub mod restore;
 pub mod session;
+pub mod time;
+pub mod token;
 
 /// ALPN of agents' sessions, whatever their kind.
 pub const ALPN_AGENT: &[u8] = b"strongroom-agent/1";
@@ -14,3 +22,4 @@ pub const ALPN_AGENT: &[u8] = b"strongroom-agent/1";
 pub const ALPN_SITE: &[u8] = b"strongroom-site/1";
 
 pub use frame::WireError;
+pub use inbox::Malformed;
