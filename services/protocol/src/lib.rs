@@ -10,6 +10,7 @@ pub mod entry;
 pub mod frame;
 mod inbox;
 pub mod intake;
+pub mod replication;
 pub mod pairing;
 pub mod restore;
 pub mod session;
