@@ -7,8 +7,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags, fstat, openat};
-use rustix::io;
+use rustix::fs::{Mode, OFlags, Stat, fstat, openat};
 
 /// Directories kept open besides the root.
 const KEEP: usize = 48;
@@ -37,8 +36,7 @@ impl<T> Dirs<T> {
     }
 
     /// Goes down into `fd`, which the caller opened below the present top.
-    pub(crate) fn enter(&mut self, fd: OwnedFd, payload: T) -> io::Result<()> {
-        let stat = fstat(&fd)?;
+    pub(crate) fn enter(&mut self, fd: OwnedFd, stat: &Stat, payload: T) {
         self.levels.push(Level {
             fd: Some(Arc::new(fd)),
             id: (stat.st_dev, stat.st_ino),
@@ -48,7 +46,6 @@ impl<T> Dirs<T> {
         if depth > KEEP + 1 {
             self.levels[depth - 1 - KEEP].fd = None;
         }
-        Ok(())
     }
 
     /// The innermost directory and its payload; its descriptor is None when it could not be opened
@@ -89,12 +86,14 @@ mod tests {
 
     fn deep(dirs: &mut Dirs<usize>, start: &std::path::Path, levels: usize) {
         let root = openat(CWD, start, DIRECTORY, Mode::empty()).unwrap();
-        dirs.enter(root, 0).unwrap();
+        let stat = fstat(&root).unwrap();
+        dirs.enter(root, &stat, 0);
         for level in 1..=levels {
             let parent = dirs.top().unwrap().0.unwrap().clone();
             mkdirat(&parent, "d", Mode::RWXU).unwrap();
             let fd = openat(&parent, "d", DIRECTORY, Mode::empty()).unwrap();
-            dirs.enter(fd, level).unwrap();
+            let stat = fstat(&fd).unwrap();
+            dirs.enter(fd, &stat, level);
         }
     }
 

@@ -1,6 +1,8 @@
 //! Whatever entries come, in whatever order, on whatever lies in the target: nothing outside the
 //! target changes.
 
+mod as_user;
+
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -202,4 +204,9 @@ proptest! {
         beside.sort();
         prop_assert_eq!(beside, ["outside", "target"]);
     }
+}
+
+#[test]
+fn all_of_this_as_a_user() {
+    as_user::again("all_of_this_as_a_user");
 }

@@ -1,5 +1,7 @@
 //! Walks of real trees in a temporary directory.
 
+mod as_user;
+
 use std::cmp::Ordering;
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -351,7 +353,7 @@ fn what_changes_or_vanishes_is_told() {
 #[test]
 fn what_may_not_be_read_is_told_and_the_rest_is_kept() {
     if nix::unistd::geteuid().is_root() {
-        println!("skipped: root may read everything; tests/as_user.rs does this as another user");
+        println!("skipped: root may read everything; all_of_this_as_a_user does this");
         return;
     }
     let temp = tempfile::tempdir().unwrap();
@@ -392,4 +394,9 @@ fn a_tree_deeper_than_paths_may_be_is_walked() {
     let found = all(temp.path());
     assert_eq!(found.len(), 301);
     assert_eq!(found[300].entry.path.len(), 300 * 101 - 1);
+}
+
+#[test]
+fn all_of_this_as_a_user() {
+    as_user::again("all_of_this_as_a_user");
 }

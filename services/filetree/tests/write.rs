@@ -1,5 +1,6 @@
 //! Trees written to a temporary directory.
 
+mod as_user;
 mod copying;
 
 use std::fs;
@@ -335,4 +336,9 @@ fn a_full_disk_stops_the_restore_with_one_sentence() {
         )
     );
     assert!(!path.exists());
+}
+
+#[test]
+fn all_of_this_as_a_user() {
+    as_user::again("all_of_this_as_a_user");
 }

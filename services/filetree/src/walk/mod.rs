@@ -46,6 +46,7 @@
 //! several names until the last of them was seen.
 
 mod content;
+mod entry;
 mod found;
 mod listing;
 mod owners;
@@ -57,20 +58,20 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use format::entry::{Entry, Kind, MAX_PATH};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
-use rustix::io::Errno;
-use rustix::process::geteuid;
+use format::entry::{Kind, MAX_PATH};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, openat, statat};
 
 use crate::dirs::{DIRECTORY, Dirs};
 use crate::exclude::Pattern;
-use crate::problem::{Problem, ProblemKind, errno_text};
+use crate::problem::{Problem, ProblemKind};
 use crate::xattrs::{Place, Xattrs};
 
 pub use content::{Content, Segment};
 pub use found::{Fingerprint, Found};
 pub use roots::RootError;
 
+use content::open_quietly;
+use entry::Links;
 use listing::Names;
 use roots::Roots;
 
@@ -88,7 +89,7 @@ pub struct Options {
 
 /// A walk over live trees: an iterator of what it finds and of problems on the way.
 ///
-/// Entries come in exactly [`Entry::cmp_path`] order. A directory's problem (it cannot be listed)
+/// Entries come in exactly [`format::entry::Entry::cmp_path`] order. A directory's problem (it cannot be listed)
 /// follows its entry. After a problem the walk goes on.
 pub struct Walk {
     roots: Roots,
@@ -114,13 +115,6 @@ struct Level {
     dev: u64,
     /// On the way to several roots: only what leads to them is visited.
     way: bool,
-}
-
-/// A file with several names, the first of which was seen.
-struct Links {
-    first: Box<[u8]>,
-    /// Names not yet seen, as the link count said.
-    left: u64,
 }
 
 impl Walk {
@@ -173,17 +167,11 @@ impl Walk {
         let flags = DIRECTORY.difference(OFlags::NOFOLLOW);
         let fd = openat(CWD, &source[..], flags, Mode::empty()).map_err(failed)?;
         let stat = fstat(&fd).map_err(failed)?;
-        self.directory(Vec::new(), fd, stat, 0)
+        Ok(self.directory(Vec::new(), fd, stat, 0))
     }
 
     /// The entry for an opened directory, and the way into it.
-    fn directory(
-        &mut self,
-        path: Vec<u8>,
-        fd: OwnedFd,
-        stat: Stat,
-        above: usize,
-    ) -> Result<Found, Problem> {
+    fn directory(&mut self, path: Vec<u8>, fd: OwnedFd, stat: Stat, above: usize) -> Found {
         let source = self.roots.source(&path);
         let way = self.roots.leads_on(&path);
         let entry = self.entry(
@@ -213,10 +201,8 @@ impl Walk {
             way,
         };
         let dir = Found::directory(entry, &stat, source.clone());
-        self.dirs
-            .enter(fd, level)
-            .map_err(|errno| Problem::reading(&source, "cannot be looked at", errno))?;
-        Ok(dir)
+        self.dirs.enter(fd, &stat, level);
+        dir
     }
 
     /// One name of the innermost directory. None: it is left out.
@@ -289,7 +275,7 @@ impl Walk {
             Ok(fd) => {
                 let stat = fstat(&fd)
                     .map_err(|errno| Problem::reading(&source, "cannot be looked at", errno))?;
-                self.directory(path, fd, stat, above)
+                Ok(self.directory(path, fd, stat, above))
             }
             Err(errno) => {
                 let what = "cannot be opened, what it holds is not in the backup";
@@ -297,104 +283,6 @@ impl Walk {
                     .push_back(Problem::reading(&source, what, errno));
                 bare(self, path)
             }
-        }
-    }
-
-    #[allow(
-        clippy::useless_conversion,
-        reason = "link counts have 32 bits on some machines"
-    )]
-    fn kind(
-        &mut self,
-        path: &[u8],
-        dir: &OwnedFd,
-        name: &[u8],
-        stat: &Stat,
-        source: &[u8],
-    ) -> Result<Kind, Problem> {
-        if u64::from(stat.st_nlink) > 1 {
-            let id = (stat.st_dev, stat.st_ino);
-            if let Some(links) = self.links.get_mut(&id) {
-                let first = links.first.to_vec();
-                links.left = links.left.saturating_sub(1);
-                if links.left == 0 {
-                    self.links.remove(&id);
-                }
-                return Ok(Kind::HardLink(first));
-            }
-            self.links.insert(
-                id,
-                Links {
-                    first: path.into(),
-                    left: u64::from(stat.st_nlink) - 1,
-                },
-            );
-        }
-        let device = || {
-            (
-                rustix::fs::major(stat.st_rdev),
-                rustix::fs::minor(stat.st_rdev),
-            )
-        };
-        Ok(match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => Kind::File,
-            FileType::Symlink => {
-                let to = readlinkat(dir, name, Vec::new()).map_err(|errno| {
-                    Problem::reading(source, "is a symbolic link that cannot be read", errno)
-                })?;
-                Kind::Symlink(to.into_bytes())
-            }
-            FileType::CharacterDevice => Kind::CharDevice(device().0, device().1),
-            FileType::BlockDevice => Kind::BlockDevice(device().0, device().1),
-            FileType::Fifo => Kind::Fifo,
-            FileType::Socket => Kind::Socket,
-            FileType::Directory | FileType::Unknown => {
-                return Err(Problem::new(
-                    source,
-                    ProblemKind::Unreadable,
-                    "is of a kind this agent does not know; report it with the output of stat",
-                ));
-            }
-        })
-    }
-
-    fn entry(
-        &mut self,
-        path: Vec<u8>,
-        kind: Kind,
-        stat: &Stat,
-        place: Place<'_>,
-        source: &[u8],
-    ) -> Entry {
-        // a second name's attributes are those of the first
-        let read = match (&mut self.xattrs, &kind) {
-            (None, _) | (_, Kind::HardLink(_)) => Ok(Vec::new()),
-            (Some(xattrs), _) => xattrs.read(place),
-        };
-        let xattrs = read.unwrap_or_else(|errno| {
-            let sentence = format!(
-                "its extended attributes cannot be read ({}); run the agent as root, or check the file system",
-                errno_text(errno)
-            );
-            self.queued
-                .push_back(Problem::new(source, ProblemKind::Attributes, sentence));
-            Vec::new()
-        });
-        Entry {
-            path,
-            size: match kind {
-                Kind::File => stat.st_size.cast_unsigned(),
-                _ => 0,
-            },
-            kind,
-            mode: stat.st_mode & 0o7777,
-            uid: stat.st_uid,
-            gid: stat.st_gid,
-            user: self.owners.user(stat.st_uid),
-            group: self.owners.group(stat.st_gid),
-            modified: found::modified(stat),
-            xattrs,
-            content: Vec::new(),
         }
     }
 }
@@ -437,16 +325,4 @@ impl Iterator for Walk {
             }
         }
     }
-}
-
-/// Opens without leaving an access time where the kernel permits that: to the owner and root.
-fn open_quietly(dir: &OwnedFd, name: &[u8], flags: OFlags, owner: u32) -> Result<OwnedFd, Errno> {
-    let me = geteuid();
-    if me.is_root() || me.as_raw() == owner {
-        match openat(dir, name, flags | OFlags::NOATIME, Mode::empty()) {
-            Err(Errno::PERM) => {}
-            opened => return opened,
-        }
-    }
-    openat(dir, name, flags, Mode::empty())
 }

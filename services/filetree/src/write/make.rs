@@ -65,10 +65,9 @@ impl Writer {
             Err(errno) => Err(errno),
         };
         let fd = fd.map_err(|errno| failed(self, errno))?;
+        let stat = fstat(&fd).map_err(|errno| failed(self, errno))?;
         let above = self.path.len();
-        self.dirs
-            .enter(fd, Pending { above, entry })
-            .map_err(|errno| failed(self, errno))?;
+        self.dirs.enter(fd, &stat, Pending { above, entry });
         self.path.clear();
         self.path.extend_from_slice(path);
         Ok(())

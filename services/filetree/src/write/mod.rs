@@ -40,24 +40,26 @@
 
 mod attributes;
 mod make;
+mod report;
 
 use std::collections::HashSet;
-use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use format::entry::{Entry, Kind};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ftruncate, openat, renameat, syncfs, unlinkat};
+use rustix::fs::{
+    AtFlags, CWD, Mode, OFlags, fstat, ftruncate, openat, renameat, syncfs, unlinkat,
+};
 use rustix::io::{Errno, pwrite, retry_on_intr};
 
 use crate::dirs::{DIRECTORY, Dirs};
 use crate::path;
-use crate::problem::{Problem, ProblemKind, errno_text, shown};
+use crate::problem::{Problem, ProblemKind};
 
-/// Problems kept in a [`Report`]; more are counted only.
-pub const MAX_PROBLEMS: usize = 10_000;
+pub use report::{MAX_PROBLEMS, Report, WriteError};
+
+use report::Failure;
 
 /// How to treat what is there.
 #[derive(Clone, Copy, Debug, Default)]
@@ -65,51 +67,6 @@ pub struct Options {
     /// The target may hold something: directories are merged, anything else is replaced. Otherwise
     /// it must not exist or be empty (but for `lost+found`).
     pub overwrite: bool,
-}
-
-/// What stops a restore.
-#[derive(Debug, thiserror::Error)]
-pub enum WriteError {
-    /// The target holds something and [`Options::overwrite`] is off.
-    #[error("{} is not empty; choose an empty or new directory, or ask to overwrite", shown(.0.as_os_str().as_bytes()))]
-    NotEmpty(PathBuf),
-    /// The target cannot be made or opened.
-    #[error("{} cannot be used as the target; check that it is a directory and may be written", shown(.path.as_os_str().as_bytes()))]
-    Target {
-        /// The target.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// No space, or the user's share of it is used up.
-    #[error("the disk of {} is full; make room there and restore again", shown(.path.as_os_str().as_bytes()))]
-    Full {
-        /// What was being written.
-        path: PathBuf,
-        /// The system's error.
-        source: std::io::Error,
-    },
-    /// The device or file system fails.
-    #[error("{} cannot be written because its disk fails; check the kernel log and restore elsewhere", shown(.path.as_os_str().as_bytes()))]
-    Device {
-        /// What was being written.
-        path: PathBuf,
-        /// The system's error.
-        source: std::io::Error,
-    },
-}
-
-/// What a restore did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
-    /// Entries written.
-    pub entries: u64,
-    /// Bytes of file content written, holes not counted.
-    pub bytes: u64,
-    /// What is missing or incomplete, the first [`MAX_PROBLEMS`] of it.
-    pub problems: Vec<Problem>,
-    /// Problems beyond those.
-    pub more: u64,
 }
 
 /// Writes entries below a target directory.
@@ -145,12 +102,6 @@ struct OpenFile {
     temporary: Option<Vec<u8>>,
 }
 
-/// Why one step failed.
-enum Failure {
-    One(Problem),
-    All(WriteError),
-}
-
 impl Writer {
     /// Opens the target, and makes it when it does not exist. A target that is named through
     /// symbolic links is taken where they lead.
@@ -182,7 +133,8 @@ impl Writer {
             above: 0,
             entry: None,
         };
-        dirs.enter(fd, pending).map_err(|e| failed(e.into()))?;
+        let stat = fstat(&fd).map_err(|e| failed(e.into()))?;
+        dirs.enter(fd, &stat, pending);
         Ok(Self {
             target: target.to_path_buf(),
             options,
@@ -418,51 +370,6 @@ impl Writer {
             // the failure that led here is the one to report
             let _ = unlinkat(&dir, name, AtFlags::empty());
         }
-    }
-
-    fn settle(&mut self, done: Result<(), Failure>) -> Result<(), WriteError> {
-        match done {
-            Ok(()) => Ok(()),
-            Err(Failure::One(problem)) => {
-                self.tell(problem);
-                Ok(())
-            }
-            Err(Failure::All(error)) => Err(error),
-        }
-    }
-
-    fn tell(&mut self, problem: Problem) {
-        if self.report.problems.len() < MAX_PROBLEMS {
-            self.report.problems.push(problem);
-        } else {
-            self.report.more += 1;
-        }
-    }
-
-    /// Tells apart what stops one entry and what stops all.
-    fn failure(&self, path: &[u8], what: &str, errno: Errno) -> Failure {
-        let full_path = || self.target.join(OsString::from_vec(path.to_vec()));
-        let source = errno.into();
-        let next = match errno {
-            Errno::NOSPC | Errno::DQUOT => {
-                let path = full_path();
-                return Failure::All(WriteError::Full { path, source });
-            }
-            Errno::IO | Errno::ROFS | Errno::NODEV => {
-                let path = full_path();
-                return Failure::All(WriteError::Device { path, source });
-            }
-            Errno::PERM | Errno::ACCESS => "restore as root, or to a directory that may be written",
-            Errno::EXIST | Errno::ISDIR | Errno::NOTEMPTY | Errno::NOTDIR | Errno::LOOP => {
-                "something else is in its place; restore to an empty directory"
-            }
-            Errno::NAMETOOLONG | Errno::INVAL | Errno::ILSEQ => {
-                "the target's file system does not take it; restore to another one"
-            }
-            _ => "solve that and restore it again",
-        };
-        let sentence = format!("{what} ({}); {next}", errno_text(errno));
-        Failure::One(Problem::new(path, ProblemKind::Unwritten, sentence))
     }
 }
 
