@@ -6,12 +6,13 @@
 mod bounded;
 pub mod control;
 pub mod digests;
+pub mod enrol;
 pub mod entry;
 pub mod frame;
 mod inbox;
 pub mod intake;
-pub mod replication;
 pub mod pairing;
+pub mod replication;
 pub mod restore;
 pub mod session;
 pub mod time;

@@ -1,0 +1,158 @@
+use super::*;
+use proptest::prelude::*;
+
+fn hello() -> Hello {
+    Hello {
+        secret: Zeroizing::new([3; 16]),
+        csr: vec![1; 200],
+        identity: [4; 32],
+        uplink: [5; 32],
+    }
+}
+
+fn offer() -> Offer {
+    Offer {
+        tenant: "t1".into(),
+        tenant_name: "Acme".into(),
+        site: "s1".into(),
+        site_name: "Main street".into(),
+        custody: Custody::Client,
+        wrap: vec![6; 32],
+    }
+}
+
+fn held(key: HeldKey) -> Held {
+    Held {
+        datastore: "d".repeat(32),
+        keyset: vec![7; 300],
+        key,
+    }
+}
+
+fn grant() -> Grant {
+    Grant {
+        chain: vec![vec![8; 500], vec![9; 400]],
+        fleet: vec![9; 400],
+        address: "fd00::2/48".into(),
+        centre: "fd00::1".into(),
+        peer: [1; 32],
+        uplink_port: 51820,
+    }
+}
+
+/// Feeds one end what the other has to say, in pieces; its event, which comes with the last piece.
+fn feed<E, X: std::fmt::Debug>(
+    bytes: Vec<u8>,
+    piece: usize,
+    mut receive: impl FnMut(&[u8]) -> Result<Option<E>, X>,
+) -> E {
+    let mut event = None;
+    for bytes in bytes.chunks(piece) {
+        assert!(event.is_none());
+        event = receive(bytes).unwrap();
+    }
+    event.expect("an event")
+}
+
+#[test]
+fn enrolment_goes_through_whatever_the_pieces() {
+    for piece in [1, 13, 9000] {
+        let mut site = Site::new(hello());
+        let mut centre = Centre::default();
+        let event = feed(site.output(), piece, |b| centre.receive(b));
+        assert_eq!(event, CentreEvent::Asked(hello()));
+        centre.offer(offer());
+        let event = feed(centre.output(), piece, |b| site.receive(b));
+        assert_eq!(event, SiteEvent::Offered(offer()));
+        let share = held(HeldKey::Client(Zeroizing::new(vec![2; 33])));
+        site.hold(share.clone());
+        let event = feed(site.output(), piece, |b| centre.receive(b));
+        assert_eq!(event, CentreEvent::Held(share));
+        centre.grant(grant());
+        let event = feed(centre.output(), piece, |b| site.receive(b));
+        assert_eq!(event, SiteEvent::Granted(grant()));
+        site.done();
+        let event = feed(site.output(), piece, |b| centre.receive(b));
+        assert_eq!(event, CentreEvent::Done);
+    }
+}
+
+#[test]
+fn a_refusal_reaches_the_site_with_its_reason() {
+    let mut site = Site::new(hello());
+    let mut centre = Centre::default();
+    centre.receive(&site.output()).unwrap();
+    let refusal = Refusal {
+        reason: Reason::Expired,
+        sentence: "too late".into(),
+    };
+    centre.refuse(refusal.clone());
+    match site.receive(&centre.output()) {
+        Err(Error::Refused(told)) => assert_eq!(told, refusal),
+        other => panic!("{other:?}"),
+    }
+    // what an attacker would send on is not listened to
+    assert_eq!(centre.receive(&frame_held()), Err(crate::Malformed));
+}
+
+fn frame_held() -> Vec<u8> {
+    let message = FromSite::Held(held(HeldKey::Msp(vec![1])));
+    crate::inbox::frame(&crate::inbox::encode(&message))
+}
+
+#[test]
+fn nothing_is_held_before_an_offer_and_nothing_granted_before_it_is_held() {
+    assert_eq!(
+        Centre::default().receive(&frame_held()),
+        Err(crate::Malformed)
+    );
+    let mut centre = Centre::default();
+    centre.receive(&Site::new(hello()).output()).unwrap();
+    centre.grant(grant());
+    assert!(centre.output().is_empty());
+}
+
+#[test]
+fn custody_changes() {
+    let mut site = custody::Site::default();
+    let mut centre = custody::Centre::default();
+    let asked = feed(site.output(), 3, |b| centre.receive(b));
+    assert_eq!(asked, custody::CentreEvent::Asked);
+    centre.wrap(vec![6; 32]);
+    let wrap = feed(centre.output(), 3, |b| site.receive(b));
+    assert_eq!(wrap, custody::SiteEvent::Wrap(vec![6; 32]));
+    site.hold(held(HeldKey::Msp(vec![5; 80])));
+    let sent = feed(site.output(), 3, |b| centre.receive(b));
+    assert_eq!(
+        sent,
+        custody::CentreEvent::Held(held(HeldKey::Msp(vec![5; 80])))
+    );
+    centre.kept();
+    let kept = feed(centre.output(), 3, |b| site.receive(b));
+    assert_eq!(kept, custody::SiteEvent::Kept);
+}
+
+#[test]
+fn secrets_are_not_in_debug_forms() {
+    assert_eq!(format!("{:?}", hello()), "Hello { .. }");
+    let share = HeldKey::Client(Zeroizing::new(vec![200; 3]));
+    assert!(!format!("{:?}", held(share)).contains("200"));
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_an_end_panic_or_keep_much(
+        bytes in proptest::collection::vec(any::<u8>(), 0..300), kind in 0u8..4
+    ) {
+        // a plausible length first, so that bodies are looked at too
+        let mut framed = (bytes.len() as u32 + 1).to_le_bytes().to_vec();
+        framed.push(kind);
+        framed.extend(&bytes);
+        for bytes in [&bytes, &framed] {
+            let _ = Centre::default().receive(bytes);
+            let _ = Site::new(hello()).receive(bytes);
+            let _ = custody::Site::default().receive(bytes);
+            let _ = custody::Centre::default().receive(bytes);
+        }
+    }
+}
