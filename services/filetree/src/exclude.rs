@@ -91,10 +91,11 @@ impl Pattern {
     pub fn matches(&self, path: &[u8]) -> bool {
         // positions in the pattern reachable after each byte: linear in path times pattern
         let mut here = vec![false; self.parts.len() + 1];
+        let mut next = here.clone();
         here[0] = true;
         self.pass_runs(&mut here);
         for &byte in path {
-            let mut next = vec![false; self.parts.len() + 1];
+            next.fill(false);
             for (at, part) in self.parts.iter().enumerate().filter(|(at, _)| here[*at]) {
                 match part {
                     Part::Byte(b) => next[at + 1] |= *b == byte,
@@ -107,7 +108,7 @@ impl Pattern {
                     Part::AnyRun => next[at] = true,
                 }
             }
-            here = next;
+            std::mem::swap(&mut here, &mut next);
             self.pass_runs(&mut here);
         }
         here[self.parts.len()]

@@ -336,6 +336,8 @@ fn a_full_disk_stops_the_restore_with_one_sentence() {
         )
     );
     assert!(!path.exists());
+    drop(writer);
+    nix::mount::umount(temp.path()).unwrap();
 }
 
 #[test]

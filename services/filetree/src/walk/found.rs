@@ -151,3 +151,74 @@ fn timestamp(seconds: i64, nanos: u64) -> Timestamp {
         nanos: u32::try_from(nanos).unwrap_or(0).min(999_999_999),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fingerprint(changed: i64) -> Fingerprint {
+        let changed = Timestamp {
+            seconds: changed,
+            nanos: 5,
+        };
+        Fingerprint {
+            dev: 1,
+            ino: 2,
+            size: 3,
+            mode: 4,
+            uid: 5,
+            gid: 6,
+            modified: Timestamp::default(),
+            changed,
+        }
+    }
+
+    #[test]
+    fn only_a_change_long_past_is_settled() {
+        let began = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        assert!(fingerprint(900).settled(began));
+        assert!(fingerprint(997).settled(began));
+        assert!(!fingerprint(998).settled(began));
+        assert!(!fingerprint(1000).settled(began));
+        assert!(!fingerprint(2000).settled(began), "a clock that went back");
+        assert!(!fingerprint(0).settled(SystemTime::UNIX_EPOCH));
+    }
+
+    #[test]
+    fn every_field_shows_in_the_bytes() {
+        let one = fingerprint(7);
+        let others = [
+            Fingerprint { dev: 9, ..one },
+            Fingerprint { ino: 9, ..one },
+            Fingerprint { size: 9, ..one },
+            Fingerprint { mode: 9, ..one },
+            Fingerprint { uid: 9, ..one },
+            Fingerprint { gid: 9, ..one },
+            Fingerprint {
+                modified: one.changed,
+                ..one
+            },
+            Fingerprint {
+                changed: one.modified,
+                ..one
+            },
+        ];
+        for other in others {
+            assert_ne!(one.to_bytes(), other.to_bytes());
+        }
+        assert_ne!(
+            one.to_bytes()[Fingerprint::BYTES - 4..],
+            [0; 4],
+            "all bytes are used"
+        );
+    }
+
+    #[test]
+    fn walk_and_finds_may_go_to_other_threads() {
+        fn sent<T: Send>() {}
+        sent::<Found>();
+        sent::<Content>();
+        sent::<super::super::Walk>();
+        sent::<crate::write::Writer>();
+    }
+}
