@@ -1,3 +1,39 @@
 //! Seals and unseals keys; holds the certificate authorities and signs requests.
 
-fn main() {}
+mod authority;
+mod callers;
+mod centre;
+mod custody;
+mod harden;
+mod keys;
+mod releases;
+mod service;
+mod settings;
+mod share;
+mod signer;
+mod site;
+mod store;
+mod text;
+mod vault;
+mod wrap;
+
+use std::process::ExitCode;
+
+pub(crate) use text::{is_id, now, require_id, require_name, told};
+
+fn main() -> ExitCode {
+    runtime::main("keyd", async |daemon: runtime::Daemon| {
+        harden::harden();
+        let settings = daemon.settings().map_err(|e| told(&e))?;
+        let directory = daemon.state_dir().map_err(|e| told(&e))?;
+        let vault = tokio::task::spawn_blocking(|| vault::Vault::open(settings, directory))
+            .await
+            .map_err(|e| told(&e))?;
+        daemon
+            .serve(service::Keys::new(vault))
+            .await
+            .map_err(|e| told(&e))?;
+        daemon.until_shutdown().await;
+        Ok::<(), String>(())
+    })
+}

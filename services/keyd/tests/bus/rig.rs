@@ -1,0 +1,135 @@
+//! keyd as a plain process on a private bus, with a software TPM.
+
+use contract::{Error, Fields, FieldsExt, KeysProxy};
+use rcgen::{CertificateParams, KeyPair};
+use runtime::testing::Appliance;
+use std::path::PathBuf;
+use tpm::testing::Swtpm;
+use zbus::zvariant::OwnedFd;
+
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_strongroom-keyd");
+const FILE: &str = "strongroom-keyd";
+
+pub(crate) struct Rig {
+    pub(crate) appliance: Appliance,
+    pub(crate) tpm: Swtpm,
+    pub(crate) keys: KeysProxy<'static>,
+}
+
+impl Rig {
+    pub(crate) async fn new() -> Rig {
+        let tpm = Swtpm::new();
+        let mut appliance = Appliance::new();
+        configure(&appliance, &tpm.tcti());
+        appliance.start(PROGRAM, "org.strongroom.Keys1").await;
+        let keys = proxy(&appliance).await;
+        Rig {
+            appliance,
+            tpm,
+            keys,
+        }
+    }
+
+    pub(crate) fn stop(&mut self) {
+        self.appliance.stop(FILE, nix::sys::signal::Signal::SIGTERM);
+    }
+
+    /// Starts keyd again, with the TPM that `tpm` now is.
+    pub(crate) async fn start(&mut self) {
+        configure(&self.appliance, &self.tpm.tcti());
+        self.appliance.start(PROGRAM, "org.strongroom.Keys1").await;
+        self.keys = proxy(&self.appliance).await;
+    }
+
+    pub(crate) fn state_dir(&self) -> PathBuf {
+        self.appliance.path("var/lib/strongroom/keyd")
+    }
+
+    /// Whatever keyd wrote anywhere: state and log.
+    pub(crate) fn written(&self) -> Vec<u8> {
+        let mut all = self.appliance.log(FILE).into_bytes();
+        for file in std::fs::read_dir(self.state_dir()).unwrap() {
+            all.extend(std::fs::read(file.unwrap().path()).unwrap());
+        }
+        all
+    }
+}
+
+pub(crate) fn configure(appliance: &Appliance, tcti: &str) {
+    appliance.configure("keyd", &format!("tcti = \"{tcti}\"\n"));
+}
+
+pub(crate) async fn proxy(appliance: &Appliance) -> KeysProxy<'static> {
+    KeysProxy::builder(&appliance.connect().await)
+        .cache_properties(zbus::proxy::CacheProperties::No)
+        .build()
+        .await
+        .unwrap()
+}
+
+/// What came through the pipe.
+pub(crate) fn taken(pipe: Result<OwnedFd, Error>) -> Vec<u8> {
+    runtime::pipe::take_key(pipe.unwrap()).unwrap().to_vec()
+}
+
+pub(crate) fn bytes(fields: &Fields, name: &str) -> Vec<u8> {
+    fields.required(name).unwrap()
+}
+
+pub(crate) fn text(fields: &Fields, name: &str) -> String {
+    fields.required(name).unwrap()
+}
+
+/// A key pair and its PKCS#10 request, which asks for more than it gets.
+pub(crate) fn request() -> (KeyPair, Vec<u8>) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec!["centre.strongroom".to_owned()]).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let csr = params.serialize_request(&key).unwrap();
+    (key, csr.der().to_vec())
+}
+
+/// Joins `site` to `centre` as the daemons will: tenant "acme", site "s1". Answers what
+/// MakeTenantKey answered.
+pub(crate) async fn enrol(centre: &Rig, site: &Rig, custody: &str) -> Fields {
+    let init = centre.keys.init_centre("Example MSP").await.unwrap();
+    let wanted = site
+        .keys
+        .prepare_enrolment(Default::default())
+        .await
+        .unwrap();
+    let wrap = bytes(&init, "wrap");
+    let options = [("wrap", wrap.into())].into();
+    let made = site
+        .keys
+        .make_tenant_key("acme", custody, options)
+        .await
+        .unwrap();
+    let chain = centre
+        .keys
+        .issue_site("acme", "s1", &bytes(&wanted, "csr"))
+        .await
+        .unwrap();
+    hold(centre, custody, &made).await.unwrap();
+    let chain: Vec<&[u8]> = chain.iter().map(Vec::as_slice).collect();
+    site.keys
+        .complete_enrolment(&chain, &bytes(&init, "fleet"))
+        .await
+        .unwrap();
+    made
+}
+
+/// The centre keeps what the site made.
+pub(crate) async fn hold(centre: &Rig, custody: &str, made: &Fields) -> Result<(), Error> {
+    let (name, value) = match custody {
+        "msp" => ("wrapped", bytes(made, "wrapped")),
+        _ => ("share", bytes(made, "centre_share")),
+    };
+    let held = [
+        ("custody", custody.into()),
+        ("datastore", text(made, "datastore").into()),
+        ("keyset", bytes(made, "keyset").into()),
+        (name, value.into()),
+    ];
+    centre.keys.hold_custody("acme", held.into()).await
+}
