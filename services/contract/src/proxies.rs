@@ -58,6 +58,7 @@ pub trait Keys {
     fn pool_key(&self, pool: &str, options: Options<'_>) -> Result<OwnedFd, crate::Error>;
     fn uplink_key(&self) -> Result<OwnedFd, crate::Error>;
     fn uplink_public_key(&self) -> Result<Vec<u8>, crate::Error>;
+    fn identity_public_key(&self) -> Result<Vec<u8>, crate::Error>;
     fn datastore_keyset(&self, datastore: &str) -> Result<OwnedFd, crate::Error>;
     fn sign(&self, purpose: &str, message: &[u8]) -> Result<Vec<u8>, crate::Error>;
     fn authority(&self, which: &str) -> Result<Vec<u8>, crate::Error>;

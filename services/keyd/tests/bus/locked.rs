@@ -27,6 +27,7 @@ async fn ask_everything(keys: &KeysProxy<'_>) -> BTreeMap<&'static str, Option<E
         ),
         ("UplinkKey", keys.uplink_key().await.err()),
         ("UplinkPublicKey", keys.uplink_public_key().await.err()),
+        ("IdentityPublicKey", keys.identity_public_key().await.err()),
         (
             "DatastoreKeyset",
             keys.datastore_keyset(datastore).await.err(),
@@ -70,7 +71,13 @@ async fn ask_everything(keys: &KeysProxy<'_>) -> BTreeMap<&'static str, Option<E
     ])
 }
 
-const OPEN_TO_ALL: [&str; 4] = ["UplinkPublicKey", "Authority", "Agents", "Releases"];
+const OPEN_TO_ALL: [&str; 5] = [
+    "UplinkPublicKey",
+    "IdentityPublicKey",
+    "Authority",
+    "Agents",
+    "Releases",
+];
 
 #[tokio::test]
 async fn others_than_the_daemon_named_are_refused() {

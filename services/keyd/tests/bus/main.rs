@@ -108,10 +108,9 @@ async fn signatures_are_of_the_identity_and_say_what_for() {
         .prepare_enrolment(Default::default())
         .await
         .unwrap();
-    let public = ring::signature::UnparsedPublicKey::new(
-        &ring::signature::ED25519,
-        bytes(&wanted, "identity"),
-    );
+    let identity = rig.keys.identity_public_key().await.unwrap();
+    assert_eq!(identity, bytes(&wanted, "identity"));
+    let public = ring::signature::UnparsedPublicKey::new(&ring::signature::ED25519, identity);
     public
         .verify(b"strongroom manifest v1\0snapshot", &signature)
         .unwrap();
