@@ -1,0 +1,193 @@
+//! A backup: one thread walks, reads, cuts and hashes; the session asks what the site knows, and
+//! sends the rest, many chunks and questions in flight.
+
+mod cache;
+mod read;
+mod send;
+
+pub use cache::cache_name;
+
+use crate::{Error, Result, Stream, session};
+use filetree::Pattern;
+use filetree::walk::{Options, Walk};
+use protocol::control;
+use protocol::intake::{Begin, Committed, FromSite, Path as WirePath};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::SystemTime;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Most problems an outcome lists; it counts all.
+const MAX_PROBLEMS: usize = control::MAX_PROBLEMS;
+
+/// What to back up.
+#[derive(Clone, Debug, Default)]
+pub struct Job {
+    /// The run jobd ordered, empty without one.
+    pub run: String,
+    /// This server's name.
+    pub host: String,
+    /// Its operating system as it calls itself.
+    pub source: String,
+    /// What to protect.
+    pub paths: Vec<PathBuf>,
+    /// Patterns of what to leave out.
+    pub excludes: Vec<Vec<u8>>,
+    /// Where to remember unchanged files; nothing is remembered without it.
+    pub cache: Option<PathBuf>,
+}
+
+/// How far a backup has come.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Entries seen.
+    pub entries: AtomicU64,
+    /// Bytes of files read or passed over as unchanged.
+    pub done: AtomicU64,
+    /// Bytes in the last backup of the same, 0 without one.
+    pub total: AtomicU64,
+    /// Bytes of chunks sent.
+    pub sent: AtomicU64,
+    /// Problems met.
+    pub problems: AtomicU64,
+}
+
+impl Counters {
+    /// The counters as they travel.
+    pub fn progress(&self) -> control::Progress {
+        control::Progress {
+            entries: self.entries.load(Relaxed),
+            done: self.done.load(Relaxed),
+            total: self.total.load(Relaxed),
+            sent: self.sent.load(Relaxed),
+            problems: self.problems.load(Relaxed),
+        }
+    }
+}
+
+/// A backup that is kept.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// What the site says of it.
+    pub committed: Committed,
+    /// Files skipped or changed while read, the first of them, one sentence each.
+    pub problems: Vec<String>,
+    /// Number of all problems.
+    pub problem_count: u64,
+}
+
+impl Outcome {
+    /// As it travels to jobd.
+    pub fn stats(&self) -> control::Stats {
+        let c = &self.committed;
+        control::Stats {
+            snapshot: c.snapshot,
+            entries: c.entries,
+            logical: c.logical,
+            unique: c.unique,
+            stored: c.stored,
+            wire: c.wire,
+            problem_count: self.problem_count,
+            problems: self
+                .problems
+                .iter()
+                .map(|p| control::Sentence::new(p.clone()))
+                .collect(),
+        }
+    }
+}
+
+/// A backup whose paths are there.
+pub struct Prepared {
+    job: Job,
+    walk: Walk,
+}
+
+impl Prepared {
+    /// Looks at the paths, so that a wrong one is told before anything is dialled.
+    ///
+    /// # Errors
+    /// A path that does not exist or a pattern that cannot be read.
+    pub fn new(job: Job) -> Result<Self> {
+        let excludes = job
+            .excludes
+            .iter()
+            .map(|p| Pattern::new(p))
+            .collect::<Result<_, _>>()?;
+        let walk = Walk::new(
+            &job.paths,
+            Options {
+                excludes,
+                ..Options::default()
+            },
+        )?;
+        Ok(Self { job, walk })
+    }
+
+    /// Runs over a session of kind `Intake` that is open.
+    ///
+    /// # Errors
+    /// The stream or the site fails, or `cancel` is cancelled; nothing is then kept as a snapshot.
+    pub async fn run(
+        self,
+        mut stream: impl Stream,
+        counters: Arc<Counters>,
+        cancel: CancellationToken,
+    ) -> Result<Outcome> {
+        let Prepared { job, walk } = self;
+        let FromSite::Terms(terms) = session::expect(&mut stream).await? else {
+            return Err(protocol::WireError::Unexpected("no terms first").into());
+        };
+        let key_check = cache::key_check(&terms.digest_key);
+        let remembered = job
+            .cache
+            .as_ref()
+            .and_then(|path| cache::Reader::open(path, key_check));
+        let total = remembered.as_ref().map_or(0, cache::Reader::total);
+        counters.total.store(total, Relaxed);
+        let began = SystemTime::now();
+        let begin = Begin {
+            run: job.run.clone(),
+            host: shortened(&job.host, 256),
+            source: shortened(&job.source, 256),
+            paths: job
+                .paths
+                .iter()
+                .map(|p| WirePath(p.as_os_str().as_bytes().to_vec()))
+                .collect(),
+            time: seconds(began),
+        };
+        let (items, queue) = mpsc::channel(128);
+        let distrust = Arc::new(AtomicBool::new(false));
+        let reader = read::Reader::new(&terms, items, counters.clone(), distrust.clone(), began);
+        let again = reader.for_one_file();
+        let reading = tokio::task::spawn_blocking(move || reader.all(walk, remembered));
+        let memory = job
+            .cache
+            .as_ref()
+            .and_then(|path| cache::Writer::create(path, key_check));
+        let sender = send::Sender::new(stream, counters, distrust, memory, again);
+        let outcome = sender.run(begin, queue, cancel).await;
+        // the reader ends with its queue; its fault says more than an end of the queue
+        reading.await.map_err(|e| Error::Fault(e.to_string()))?;
+        outcome
+    }
+}
+
+/// Text of at most `most` bytes.
+fn shortened(text: &str, most: usize) -> String {
+    let end = (0..=most.min(text.len()))
+        .rev()
+        .find(|at| text.is_char_boundary(*at));
+    text[..end.unwrap_or(0)].to_owned()
+}
+
+fn seconds(time: SystemTime) -> i64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .ok()
+        .and_then(|d| i64::try_from(d.as_secs()).ok())
+        .unwrap_or(0)
+}

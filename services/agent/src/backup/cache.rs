@@ -1,0 +1,289 @@
+//! What the last backup of the same paths found, in the order of the walk: a file whose
+//! fingerprint is as it was then is not read again.
+//!
+//! A flat file, read and written beside the walk, replaced when the site has the snapshot. It can
+//! be lost or damaged at no other cost than reading everything once.
+
+use filetree::walk::Fingerprint;
+use format::entry::{Entry, Extent};
+use protocol::entry::Run;
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+const MAGIC: &[u8; 8] = b"SRSEEN\x01\n";
+/// Bytes before the first record: magic, key check, bytes of content in the whole.
+const HEADER: usize = 8 + 16 + 8;
+/// Longest record: what a file of some TB takes.
+const MAX_RECORD: usize = 1 << 30;
+
+/// Tells digests of another key from ours.
+pub(super) fn key_check(digest_key: &[u8; 32]) -> [u8; 16] {
+    let hash = blake3::derive_key("strongroom-agent 1 cache of digests", digest_key);
+    std::array::from_fn(|i| hash[i])
+}
+
+/// The name of the cache of a backup of these paths and excludes.
+pub fn cache_name(paths: &[PathBuf], excludes: &[Vec<u8>]) -> String {
+    use std::os::unix::ffi::OsStrExt;
+    let mut hasher = blake3::Hasher::new();
+    let mut add = |bytes: &[u8]| {
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    paths.iter().for_each(|p| add(p.as_os_str().as_bytes()));
+    add(b"");
+    excludes.iter().for_each(|e| add(e));
+    hasher.finalize().to_hex()[..32].to_owned()
+}
+
+#[derive(Serialize, Deserialize)]
+struct Record {
+    path: Vec<u8>,
+    fingerprint: Vec<u8>,
+    runs: Vec<Run>,
+}
+
+/// The last backup's memory.
+pub(super) struct Reader {
+    file: BufReader<File>,
+    total: u64,
+    next: Option<Record>,
+}
+
+impl Reader {
+    /// Opens it; `None` when there is none of this key.
+    pub(super) fn open(path: &Path, key_check: [u8; 16]) -> Option<Self> {
+        let mut file = BufReader::with_capacity(1 << 18, File::open(path).ok()?);
+        let mut header = [0; HEADER];
+        file.read_exact(&mut header).ok()?;
+        let (magic, rest) = header.split_first_chunk::<8>()?;
+        let (check, total) = rest.split_first_chunk::<16>()?;
+        if magic != MAGIC || *check != key_check {
+            return None;
+        }
+        let total = u64::from_le_bytes(*total.first_chunk()?);
+        let mut reader = Self {
+            file,
+            total,
+            next: None,
+        };
+        reader.advance();
+        Some(reader)
+    }
+
+    /// Bytes of content in the whole.
+    pub(super) fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// Where the content of this file is, if it is as it was. Asked in the order of the walk.
+    pub(super) fn unchanged(&mut self, path: &[u8], now: &Fingerprint) -> Option<Vec<Extent>> {
+        while self
+            .next
+            .as_ref()
+            .is_some_and(|r| Entry::cmp_path(&r.path, path).is_lt())
+        {
+            self.advance();
+        }
+        let record = self.next.as_ref().filter(|r| r.path == path)?;
+        if record.fingerprint != now.to_bytes() {
+            return None;
+        }
+        let record = self.next.take()?;
+        self.advance();
+        record
+            .runs
+            .into_iter()
+            .map(|run| run.check().ok())
+            .collect()
+    }
+
+    fn advance(&mut self) {
+        self.next = self.record();
+    }
+
+    fn record(&mut self) -> Option<Record> {
+        let mut prefix = [0; 8];
+        self.file.read_exact(&mut prefix).ok()?;
+        let (length, check) = prefix.split_first_chunk::<4>()?;
+        let length = u32::from_le_bytes(*length) as usize;
+        if length > MAX_RECORD {
+            return None;
+        }
+        let mut bytes = Vec::new();
+        (&mut self.file)
+            .take(length as u64)
+            .read_to_end(&mut bytes)
+            .ok()?;
+        let whole = bytes.len() == length && crc32fast::hash(&bytes).to_le_bytes() == *check;
+        whole.then(|| postcard::from_bytes(&bytes).ok()).flatten()
+    }
+}
+
+/// The memory of the backup under way.
+pub(super) struct Writer {
+    path: PathBuf,
+    temporary: PathBuf,
+    file: BufWriter<File>,
+    failed: bool,
+}
+
+impl Writer {
+    /// Begins; `None` when it cannot be written, which costs the next backup its speed only.
+    pub(super) fn create(path: &Path, key_check: [u8; 16]) -> Option<Self> {
+        let temporary = path.with_extension(format!("{}.new", std::process::id()));
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path.parent()?)
+            .ok()?;
+        let mut options = OpenOptions::new();
+        let file = options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary);
+        let mut file = BufWriter::with_capacity(1 << 18, file.ok()?);
+        let header = [&MAGIC[..], &key_check, &[0; 8]].concat();
+        file.write_all(&header).ok()?;
+        Some(Self {
+            path: path.into(),
+            temporary,
+            file,
+            failed: false,
+        })
+    }
+
+    /// Remembers a file.
+    pub(super) fn add(&mut self, path: &[u8], fingerprint: &Fingerprint, content: &[Extent]) {
+        let record = Record {
+            path: path.to_vec(),
+            fingerprint: fingerprint.to_bytes().to_vec(),
+            runs: content.iter().map(Run::from).collect(),
+        };
+        self.failed |= self.write(&record).is_none();
+    }
+
+    fn write(&mut self, record: &Record) -> Option<()> {
+        let bytes = postcard::to_stdvec(record).ok()?;
+        if bytes.len() > MAX_RECORD {
+            return Some(());
+        }
+        self.file
+            .write_all(&(bytes.len() as u32).to_le_bytes())
+            .ok()?;
+        self.file
+            .write_all(&crc32fast::hash(&bytes).to_le_bytes())
+            .ok()?;
+        self.file.write_all(&bytes).ok()
+    }
+
+    /// Takes the place of the memory before, once the site has the snapshot. `total`: bytes of
+    /// content in the whole.
+    pub(super) fn finish(mut self, total: u64) {
+        let mut write = || -> std::io::Result<()> {
+            self.file.seek(SeekFrom::Start(8 + 16))?;
+            self.file.write_all(&total.to_le_bytes())?;
+            self.file.flush()?;
+            self.file.get_ref().sync_all()?;
+            fs::rename(&self.temporary, &self.path)
+        };
+        if !self.failed
+            && let Err(error) = write()
+        {
+            tracing::warn!(
+                "what was backed up cannot be remembered, all is read next time: {error}"
+            );
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // gone already when it took its place
+        let _ = fs::remove_file(&self.temporary);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use filetree::walk::{Options, Walk};
+    use format::Digest;
+
+    #[test]
+    fn what_was_remembered_is_found_in_the_order_of_the_walk() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = dir.path().join("tree");
+        fs::create_dir(&tree).unwrap();
+        for name in ["a", "b", "c"] {
+            fs::write(tree.join(name), name).unwrap();
+        }
+        let walk = || Walk::new(std::slice::from_ref(&tree), Options::default()).unwrap();
+        let found: Vec<_> = walk()
+            .filter_map(|f| f.ok())
+            .filter(|f| f.is_file())
+            .collect();
+        let path = dir.path().join("caches/x");
+        let runs = vec![
+            Extent::Data {
+                digest: Digest([1; 32]),
+                length: 7,
+            },
+            Extent::Hole { length: 1 << 40 },
+        ];
+        let mut writer = Writer::create(&path, [1; 16]).unwrap();
+        assert!(
+            Reader::open(&path, [1; 16]).is_none(),
+            "not before it is finished"
+        );
+        for f in &found {
+            writer.add(&f.entry.path, &f.fingerprint, &runs);
+        }
+        writer.finish(99);
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        assert!(Reader::open(&path, [2; 16]).is_none(), "another key");
+        let mut reader = Reader::open(&path, [1; 16]).unwrap();
+        assert_eq!(reader.total(), 99);
+        fs::write(tree.join("b"), "changed").unwrap();
+        let now: Vec<_> = walk()
+            .filter_map(|f| f.ok())
+            .filter(|f| f.is_file())
+            .collect();
+        assert_eq!(reader.unchanged(b"Z", &now[0].fingerprint), None);
+        assert_eq!(
+            reader.unchanged(b"a", &now[0].fingerprint),
+            Some(runs.clone())
+        );
+        assert_eq!(reader.unchanged(b"b", &now[1].fingerprint), None);
+        assert_eq!(reader.unchanged(b"c", &now[2].fingerprint), Some(runs));
+        assert_eq!(reader.unchanged(b"d", &now[2].fingerprint), None);
+        // any damage is an end
+        let bytes = fs::read(&path).unwrap();
+        for cut in [HEADER, HEADER + 3, bytes.len() - 1] {
+            fs::write(&path, &bytes[..cut]).unwrap();
+            let mut reader = Reader::open(&path, [1; 16]).unwrap();
+            assert_eq!(reader.unchanged(b"c", &now[2].fingerprint), None);
+        }
+        let mut flipped = bytes.clone();
+        flipped[HEADER + 20] ^= 1;
+        fs::write(&path, &flipped).unwrap();
+        let mut reader = Reader::open(&path, [1; 16]).unwrap();
+        assert_eq!(reader.unchanged(b"a", &now[0].fingerprint), None);
+    }
+
+    #[test]
+    fn other_paths_have_another_cache() {
+        let name = |p: &[&str], e: &[&str]| {
+            let paths: Vec<PathBuf> = p.iter().map(Into::into).collect();
+            let excludes: Vec<Vec<u8>> = e.iter().map(|e| e.as_bytes().to_vec()).collect();
+            cache_name(&paths, &excludes)
+        };
+        assert_eq!(name(&["/a"], &[]), name(&["/a"], &[]));
+        assert_ne!(name(&["/a", "/b"], &[]), name(&["/a"], &["/b"]));
+    }
+}

@@ -1,0 +1,235 @@
+//! The reading end: walks, and turns files into chunks under the agent's digests.
+
+use super::Counters;
+use super::cache;
+use chunking::{Chunker, Cutter, DigestKeys, Sizes};
+use filetree::walk::{Content, Fingerprint, Found, Segment, Walk};
+use filetree::{Problem, ProblemKind};
+use format::Digest;
+use format::entry::{Entry, Extent};
+use protocol::intake::{MAX_CHUNK, Terms};
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::SystemTime;
+use tokio::sync::mpsc;
+
+/// What the reader finds, in the order in which the site is to have it.
+pub(super) enum Item {
+    /// A chunk of the file whose entry follows.
+    Chunk(Digest, Vec<u8>),
+    /// An entry with its content; the fingerprint when it may be remembered.
+    Entry(Box<Entry>, Option<Fingerprint>),
+    /// A file that is as it was when it had this content.
+    Unchanged(Box<Found>, Vec<Extent>),
+    /// Something to tell.
+    Problem(Problem),
+}
+
+/// The sender is gone; what is read is of no use any more.
+pub(super) struct Gone;
+
+pub(super) struct Reader {
+    keys: DigestKeys,
+    cutter: Cutter,
+    chunker: Chunker,
+    items: mpsc::Sender<Item>,
+    counters: Arc<Counters>,
+    distrust: Arc<AtomicBool>,
+    began: SystemTime,
+}
+
+/// Makes readers of single files.
+pub(super) struct ForOneFile {
+    keys: DigestKeys,
+    cutter: Cutter,
+    began: SystemTime,
+}
+
+impl ForOneFile {
+    /// Reads a file into a queue of its own, in a thread of its own; counts nothing.
+    pub(super) fn read(&self, found: Found) -> mpsc::Receiver<Item> {
+        let (items, queue) = mpsc::channel(16);
+        let mut reader = Reader {
+            keys: self.keys.clone(),
+            cutter: self.cutter.clone(),
+            chunker: Chunker::new(self.cutter.clone()),
+            items,
+            counters: Arc::default(),
+            distrust: Arc::default(),
+            began: self.began,
+        };
+        tokio::task::spawn_blocking(move || reader.file(&found).map(|_| ()));
+        queue
+    }
+}
+
+impl Reader {
+    pub(super) fn new(
+        terms: &Terms,
+        items: mpsc::Sender<Item>,
+        counters: Arc<Counters>,
+        distrust: Arc<AtomicBool>,
+        began: SystemTime,
+    ) -> Self {
+        const { assert!(MAX_CHUNK >= 256 << 10) };
+        let cutter = Cutter::new(Sizes::default(), terms.cut_seed);
+        let keys = DigestKeys::new(&terms.digest_key);
+        let chunker = Chunker::new(cutter.clone());
+        Self {
+            keys,
+            cutter,
+            chunker,
+            items,
+            counters,
+            distrust,
+            began,
+        }
+    }
+
+    pub(super) fn for_one_file(&self) -> ForOneFile {
+        ForOneFile {
+            keys: self.keys.clone(),
+            cutter: self.cutter.clone(),
+            began: self.began,
+        }
+    }
+
+    /// Reads everything the walk finds.
+    pub(super) fn all(mut self, mut walk: Walk, mut cache: Option<cache::Reader>) {
+        while let Some(found) = walk.next() {
+            let stay = match found {
+                Ok(found) if found.is_file() => self.file_or_cache(&mut walk, found, &mut cache),
+                Ok(found) => self.put(Item::Entry(Box::new(found.entry), None)),
+                Err(problem) => self.put(Item::Problem(problem)),
+            };
+            self.counters.entries.fetch_add(1, Relaxed);
+            if stay.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn put(&self, item: Item) -> Result<(), Gone> {
+        if matches!(item, Item::Problem(_)) {
+            self.counters.problems.fetch_add(1, Relaxed);
+        }
+        self.items.blocking_send(item).map_err(|_| Gone)
+    }
+
+    fn file_or_cache(
+        &mut self,
+        walk: &mut Walk,
+        found: Found,
+        cache: &mut Option<cache::Reader>,
+    ) -> Result<(), Gone> {
+        if self.distrust.load(Relaxed) {
+            *cache = None;
+        }
+        let remembered = cache
+            .as_mut()
+            .and_then(|cache| cache.unchanged(&found.entry.path, &found.fingerprint));
+        if let Some(extents) = remembered {
+            self.counters.done.fetch_add(found.entry.size, Relaxed);
+            return self.put(Item::Unchanged(Box::new(found), extents));
+        }
+        if !self.file(&found)? {
+            walk.forget(&found);
+        }
+        Ok(())
+    }
+
+    /// Reads a file; false when it could not be read and its entry is left out.
+    fn file(&mut self, found: &Found) -> Result<bool, Gone> {
+        let mut content = match found.open() {
+            Ok(content) => content,
+            Err(problem) => return self.put(Item::Problem(problem)).map(|()| false),
+        };
+        let mut entry = found.entry.clone();
+        entry.size = 0;
+        loop {
+            match content.segment() {
+                Ok(None) => break,
+                Ok(Some(Segment::Hole { length })) => {
+                    entry.content.push(Extent::Hole { length });
+                    entry.size += length;
+                    self.counters.done.fetch_add(length, Relaxed);
+                }
+                Ok(Some(Segment::Data { .. })) => match self.data(&mut content, &mut entry)? {
+                    Ok(()) => {}
+                    Err(problem) => return self.put(Item::Problem(problem)).map(|()| false),
+                },
+                Err(problem) => return self.put(Item::Problem(problem)).map(|()| false),
+            }
+        }
+        let mut fingerprint = Some(found.fingerprint).filter(|f| f.settled(self.began));
+        if let Some(problem) = content.finish() {
+            fingerprint = None;
+            let kept = problem.kind == ProblemKind::Changed;
+            self.put(Item::Problem(problem))?;
+            if !kept {
+                return Ok(false);
+            }
+        }
+        self.put(Item::Entry(Box::new(entry), fingerprint))?;
+        Ok(true)
+    }
+
+    fn data(
+        &mut self,
+        content: &mut Content,
+        entry: &mut Entry,
+    ) -> Result<Result<(), Problem>, Gone> {
+        let mut source = Source {
+            content,
+            problem: None,
+        };
+        self.chunker.restart();
+        loop {
+            let chunk = match self.chunker.next(&mut source) {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => return Ok(Ok(())),
+                Err(error) => {
+                    let problem = source.problem.take();
+                    return Ok(Err(
+                        problem.unwrap_or_else(|| unreadable(&entry.path, &error))
+                    ));
+                }
+            };
+            let digest = self.keys.data(chunk);
+            let length = chunk.len();
+            let item = Item::Chunk(digest, chunk.to_vec());
+            entry.content.push(Extent::Data {
+                digest,
+                length: length as u32,
+            });
+            entry.size += length as u64;
+            self.counters.done.fetch_add(length as u64, Relaxed);
+            self.put(item)?;
+        }
+    }
+}
+
+fn unreadable(path: &[u8], error: &std::io::Error) -> Problem {
+    Problem {
+        path: path.to_vec(),
+        kind: ProblemKind::Unreadable,
+        sentence: format!("cannot be read ({error}); back up again"),
+    }
+}
+
+/// A data segment as a stream, its problem kept aside.
+struct Source<'a> {
+    content: &'a mut Content,
+    problem: Option<Problem>,
+}
+
+impl Read for Source<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.content.read(buffer).map_err(|problem| {
+            let error = std::io::Error::other(problem.sentence.clone());
+            self.problem = Some(problem);
+            error
+        })
+    }
+}

@@ -1,0 +1,426 @@
+//! The sending end: asks about chunks in batches, many in flight, and sends what the site does
+//! not know, entries and all in the order in which they were read.
+
+use super::cache;
+use super::read::{ForOneFile, Item};
+use super::{Counters, MAX_PROBLEMS, Outcome};
+use crate::{Error, Result, Stream};
+use filetree::Problem;
+use filetree::walk::{Fingerprint, Found};
+use format::Digest;
+use format::entry::{Entry, Extent};
+use format::extents::length_of;
+use protocol::WireError;
+use protocol::entry::Run;
+use protocol::frame::{self, aio};
+use protocol::intake::{self, Begin, Committed, FromAgent, FromSite, MAX_RUNS, Path};
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Digests in one question.
+const BATCH: usize = 512;
+/// Questions in flight; answers to so many fit into the queue they come by.
+const WINDOW: usize = 32;
+/// Bytes of chunks held until their answers come.
+const MAX_HELD: usize = 32 << 20;
+/// Unchanged files held until their answers come: each may keep a directory open.
+const MAX_UNCHANGED: usize = 256;
+/// Digests remembered as sent, before all are forgotten and asked about again.
+const MAX_SENT: usize = 1 << 18;
+/// Bytes gathered before they are written out.
+const GATHERED: usize = 1 << 18;
+/// With nothing to say for so long, the site is told that we are still here.
+const ALIVE: Duration = Duration::from_secs(30);
+
+enum What {
+    Chunk(Digest, Vec<u8>),
+    Entry(Box<Entry>, Option<Fingerprint>),
+    Unchanged(Box<Found>, Vec<Extent>),
+    Problem(Problem),
+}
+
+/// Something read that waits for its turn.
+struct Slot {
+    what: What,
+    /// Digests the site has not answered.
+    open: usize,
+    /// Digests the site does not know.
+    unknown: HashSet<Digest>,
+}
+
+pub(super) struct Sender<S> {
+    write: WriteHalf<S>,
+    read: Option<ReadHalf<S>>,
+    counters: Arc<Counters>,
+    distrust: Arc<AtomicBool>,
+    memory: Option<cache::Writer>,
+    again: ForOneFile,
+    slots: VecDeque<Slot>,
+    /// Number of the first slot.
+    first: u64,
+    held: usize,
+    unchanged: usize,
+    machine: intake::Sender,
+    /// Digests to ask about next and the slots they are of.
+    batch: Vec<(Digest, u64)>,
+    /// The slots of questions in flight.
+    asked: VecDeque<Vec<u64>>,
+    sent: HashSet<Digest>,
+    out: Vec<u8>,
+    logical: u64,
+    problems: Vec<String>,
+    problem_count: u64,
+}
+
+impl<S: Stream> Sender<S> {
+    pub(super) fn new(
+        stream: S,
+        counters: Arc<Counters>,
+        distrust: Arc<AtomicBool>,
+        memory: Option<cache::Writer>,
+        again: ForOneFile,
+    ) -> Self {
+        let (read, write) = tokio::io::split(stream);
+        Self {
+            write,
+            read: Some(read),
+            counters,
+            distrust,
+            memory,
+            again,
+            slots: VecDeque::new(),
+            first: 0,
+            held: 0,
+            unchanged: 0,
+            machine: intake::Sender::default(),
+            batch: Vec::new(),
+            asked: VecDeque::new(),
+            sent: HashSet::new(),
+            out: Vec::new(),
+            logical: 0,
+            problems: Vec::new(),
+            problem_count: 0,
+        }
+    }
+
+    /// Sends everything of the queue and has it committed.
+    pub(super) async fn run(
+        mut self,
+        begin: Begin,
+        mut queue: mpsc::Receiver<Item>,
+        cancel: CancellationToken,
+    ) -> Result<Outcome> {
+        let read = self.read.take().ok_or(WireError::Ended)?;
+        let (answers, mut from_site) = mpsc::channel(WINDOW + 4);
+        // reading is not cancel-safe, so it has a task of its own
+        let reading = tokio::spawn(answers_of(read, answers));
+        let sent = self
+            .send_all(begin, &mut queue, &mut from_site, &cancel)
+            .await;
+        let committed = match sent {
+            // the site may have said why before it closed
+            Err(Error::Wire(WireError::Ended | WireError::Io(_))) => {
+                Err(last_words(&mut from_site).await)
+            }
+            other => other,
+        };
+        reading.abort();
+        let committed = committed?;
+        if let Some(memory) = self.memory.take() {
+            let logical = self.logical;
+            tokio::task::spawn_blocking(move || memory.finish(logical))
+                .await
+                .map_err(|e| Error::Fault(e.to_string()))?;
+        }
+        let (problems, problem_count) = (self.problems, self.problem_count);
+        Ok(Outcome {
+            committed,
+            problems,
+            problem_count,
+        })
+    }
+
+    async fn send_all(
+        &mut self,
+        begin: Begin,
+        queue: &mut mpsc::Receiver<Item>,
+        from_site: &mut mpsc::Receiver<Result<FromSite, WireError>>,
+        cancel: &CancellationToken,
+    ) -> Result<Committed> {
+        self.put(&FromAgent::Begin(begin))?;
+        let (mut more, mut committing) = (true, false);
+        loop {
+            self.pass_on(cancel).await?;
+            let idle = queue.is_empty() || !self.has_room();
+            if self.batch.len() >= BATCH
+                || (idle && !self.batch.is_empty() && self.asked.is_empty())
+            {
+                self.ask()?;
+            }
+            if !more && self.slots.is_empty() && !committing {
+                self.put(&FromAgent::Commit)?;
+                committing = true;
+            }
+            if self.out.len() >= GATHERED || idle {
+                self.flush(cancel).await?;
+            }
+            // every branch is cancel-safe: channels, a timer, a token
+            tokio::select! {
+                item = queue.recv(), if more && self.has_room() => match item {
+                    Some(item) => self.take(item),
+                    None => more = false,
+                },
+                message = from_site.recv() => match message.ok_or(WireError::Ended)?? {
+                    FromSite::Known(bitmap) => self.answered(&bitmap)?,
+                    FromSite::Committed(committed) if committing => return Ok(committed),
+                    FromSite::Failed(sentence) => return Err(Error::Refused(sentence)),
+                    _ => return Err(WireError::Unexpected("an answer to nothing").into()),
+                },
+                () = tokio::time::sleep(ALIVE), if !committing => {
+                    self.put(&FromAgent::Alive)?;
+                    self.flush(cancel).await?;
+                }
+                () = cancel.cancelled() => return Err(Error::Cancelled),
+            }
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.held < MAX_HELD && self.unchanged < MAX_UNCHANGED && self.asked.len() < WINDOW
+    }
+
+    /// Takes what was read into the line, and its digests into the next question.
+    fn take(&mut self, item: Item) {
+        let number = self.first + self.slots.len() as u64;
+        let before = self.batch.len();
+        let what = match item {
+            Item::Chunk(digest, bytes) => {
+                self.held += bytes.len();
+                if !self.sent.contains(&digest) {
+                    self.batch.push((digest, number));
+                }
+                What::Chunk(digest, bytes)
+            }
+            Item::Unchanged(found, extents) => {
+                self.unchanged += 1;
+                let mut seen = HashSet::new();
+                for extent in &extents {
+                    if let Extent::Data { digest, .. } = extent
+                        && !self.sent.contains(digest)
+                        && seen.insert(*digest)
+                    {
+                        self.batch.push((*digest, number));
+                    }
+                }
+                What::Unchanged(found, extents)
+            }
+            Item::Entry(entry, fingerprint) => What::Entry(entry, fingerprint),
+            Item::Problem(problem) => What::Problem(problem),
+        };
+        let open = self.batch.len() - before;
+        self.slots.push_back(Slot {
+            what,
+            open,
+            unknown: HashSet::new(),
+        });
+    }
+
+    fn ask(&mut self) -> Result<()> {
+        for batch in std::mem::take(&mut self.batch).chunks(protocol::digests::MAX) {
+            let (digests, slots) = batch.iter().copied().unzip();
+            self.asked.push_back(slots);
+            let question = self.machine.ask(digests);
+            self.put(&question)?;
+        }
+        Ok(())
+    }
+
+    fn answered(&mut self, bitmap: &protocol::digests::Bitmap) -> Result<()> {
+        let answers = self.machine.answered(bitmap)?;
+        let slots = self.asked.pop_front().unwrap_or_default();
+        for ((digest, known), number) in answers.into_iter().zip(slots) {
+            let at = usize::try_from(number - self.first).unwrap_or(usize::MAX);
+            if let Some(slot) = self.slots.get_mut(at) {
+                slot.open -= 1;
+                if !known {
+                    slot.unknown.insert(digest);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends from the head of the line what is answered.
+    async fn pass_on(&mut self, cancel: &CancellationToken) -> Result<()> {
+        while self.slots.front().is_some_and(|slot| slot.open == 0) {
+            let Some(slot) = self.slots.pop_front() else {
+                break;
+            };
+            self.first += 1;
+            match slot.what {
+                What::Chunk(digest, bytes) => {
+                    self.held -= bytes.len();
+                    if slot.unknown.contains(&digest) {
+                        self.chunk(digest, bytes)?;
+                    }
+                }
+                What::Entry(entry, fingerprint) => self.entry(*entry, fingerprint)?,
+                What::Problem(problem) => self.problem(&problem)?,
+                What::Unchanged(found, extents) => {
+                    self.unchanged -= 1;
+                    if slot.unknown.is_empty() {
+                        let mut entry = found.entry;
+                        entry.size = extents.iter().map(length_of).sum();
+                        entry.content = extents;
+                        self.entry(entry, Some(found.fingerprint))?;
+                    } else {
+                        self.read_again(*found, &extents, &slot.unknown, cancel)
+                            .await?;
+                    }
+                }
+            }
+            if self.out.len() >= GATHERED {
+                self.flush(cancel).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The site does not know a chunk of a file that is unchanged: it is read after all.
+    async fn read_again(
+        &mut self,
+        found: Found,
+        extents: &[Extent],
+        unknown: &HashSet<Digest>,
+        cancel: &CancellationToken,
+    ) -> Result<()> {
+        let known: HashSet<Digest> = extents
+            .iter()
+            .filter_map(|extent| match extent {
+                Extent::Data { digest, .. } if !unknown.contains(digest) => Some(*digest),
+                _ => None,
+            })
+            .collect();
+        if known.is_empty() {
+            // the site seems to have lost what it knew of us
+            self.distrust.store(true, Relaxed);
+        }
+        let mut queue = self.again.read(found);
+        while let Some(item) = queue.recv().await {
+            match item {
+                Item::Chunk(digest, _) if known.contains(&digest) => {}
+                Item::Chunk(digest, bytes) => self.chunk(digest, bytes)?,
+                Item::Entry(entry, fingerprint) => self.entry(*entry, fingerprint)?,
+                Item::Problem(problem) => {
+                    self.counters.problems.fetch_add(1, Relaxed);
+                    self.problem(&problem)?;
+                }
+                Item::Unchanged(..) => {}
+            }
+            if self.out.len() >= GATHERED {
+                self.flush(cancel).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn chunk(&mut self, digest: Digest, bytes: Vec<u8>) -> Result<()> {
+        if self.sent.contains(&digest) {
+            return Ok(());
+        }
+        if self.sent.len() >= MAX_SENT {
+            self.sent.clear();
+        }
+        self.sent.insert(digest);
+        self.counters.sent.fetch_add(bytes.len() as u64, Relaxed);
+        self.put(&FromAgent::Chunk(bytes))
+    }
+
+    fn entry(&mut self, entry: Entry, fingerprint: Option<Fingerprint>) -> Result<()> {
+        let message = FromAgent::Entry(Box::new((&entry).into()));
+        let message = match frame::encode(&message) {
+            Ok(message) => message,
+            Err(_) => {
+                let sentence = "has more attributes than a backup holds; it is left out";
+                return self.problem(&Problem {
+                    path: entry.path,
+                    kind: filetree::ProblemKind::Attributes,
+                    sentence: sentence.into(),
+                });
+            }
+        };
+        for runs in entry.content.chunks(MAX_RUNS) {
+            self.put(&FromAgent::Content(runs.iter().map(Run::from).collect()))?;
+        }
+        self.out.extend_from_slice(&message);
+        self.logical += entry.size;
+        if let (Some(memory), Some(fingerprint)) = (&mut self.memory, fingerprint) {
+            memory.add(&entry.path, &fingerprint, &entry.content);
+        }
+        Ok(())
+    }
+
+    fn problem(&mut self, problem: &Problem) -> Result<()> {
+        tracing::warn!("{problem}");
+        self.problem_count += 1;
+        if self.problems.len() < MAX_PROBLEMS {
+            self.problems.push(problem.to_string());
+        }
+        let text = super::shortened(&problem.sentence, 4096);
+        self.put(&FromAgent::Problem {
+            path: Path(problem.path.clone()),
+            text,
+        })
+    }
+
+    fn put(&mut self, message: &FromAgent) -> Result<()> {
+        Ok(frame::append(message, &mut self.out)?)
+    }
+
+    async fn flush(&mut self, cancel: &CancellationToken) -> Result<()> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        // a site that takes nothing must not hold a cancelled backup; the stream is then given up
+        tokio::select! {
+            written = self.write.write_all(&self.out) => written?,
+            () = cancel.cancelled() => return Err(Error::Cancelled),
+        }
+        self.out.clear();
+        self.write.flush().await?;
+        Ok(())
+    }
+}
+
+async fn answers_of<S: Stream>(
+    mut read: ReadHalf<S>,
+    answers: mpsc::Sender<Result<FromSite, WireError>>,
+) {
+    while let Some(message) = aio::read(&mut read).await.transpose() {
+        let last = message.is_err();
+        if answers.send(message).await.is_err() || last {
+            return;
+        }
+    }
+}
+
+/// What the site said before it closed the connection.
+async fn last_words(from_site: &mut mpsc::Receiver<Result<FromSite, WireError>>) -> Error {
+    let listen = async {
+        while let Some(Ok(message)) = from_site.recv().await {
+            if let FromSite::Failed(sentence) = message {
+                return Error::Refused(sentence);
+            }
+        }
+        WireError::Ended.into()
+    };
+    let patience = Duration::from_secs(5);
+    tokio::time::timeout(patience, listen)
+        .await
+        .unwrap_or(WireError::Ended.into())
+}
