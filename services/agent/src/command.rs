@@ -322,11 +322,8 @@ impl Restore {
         let snapshots = restore::list(&mut paired.session(Kind::List).await?).await?;
         let snapshot = find(&snapshots, &self.snapshot)?;
         let path = self.path.unwrap_or_default().into_vec();
-        let path: Vec<u8> = path
-            .trim_ascii_start()
-            .strip_prefix(b"/")
-            .unwrap_or(&path)
-            .to_vec();
+        let path = path.strip_prefix(b"/").unwrap_or(&path);
+        let path = path.strip_suffix(b"/").unwrap_or(path).to_vec();
         let stream = paired.session(Kind::Restore).await?;
         let counters = Arc::new(restore::Counters::default());
         let mut display = Display::new();
