@@ -1,0 +1,68 @@
+//! The image as it ships: what is under `/`, what is under `/var`, and that nothing failed.
+
+use qemu_tests::{Boot, Lab, Machine, Result, Setup, scenario};
+
+/// What every boot has to have brought about.
+fn stands(machine: &Machine) -> Result<()> {
+    let failed = machine.check(["systemctl", "--failed", "--plain", "--no-legend"])?;
+    assert_eq!(failed, "", "units failed");
+    let kinds = "findmnt -no FSTYPE,SOURCE /; findmnt -no FSTYPE,SOURCE /var";
+    assert_eq!(
+        machine.sh(kinds)?.split_whitespace().collect::<Vec<_>>(),
+        ["erofs", "/dev/mapper/root", "ext4", "/dev/mapper/state"]
+    );
+    // V is verified so far, C corrupted.
+    let verity = machine.sh("dmsetup status root")?;
+    assert!(verity.contains(" verity V"), "{verity}");
+    let token = machine.sh("cryptsetup luksDump /dev/disk/by-partlabel/state")?;
+    assert!(token.contains("systemd-tpm2"), "{token}");
+    let labels = machine.check([
+        "lsblk",
+        "-rno",
+        "PARTLABEL",
+        "/dev/disk/by-id/virtio-system",
+    ])?;
+    let mut labels: Vec<_> = labels.split_whitespace().collect();
+    labels.sort_unstable();
+    let slot = concat!("strongroom_", env!("CARGO_PKG_VERSION"));
+    assert_eq!(
+        labels,
+        [
+            "_empty", "_empty", "_empty", "esp", "seed", "state", slot, slot, slot
+        ]
+    );
+    assert_ne!(
+        machine.run(["touch", "/etc/x"])?.code,
+        0,
+        "/etc is writable"
+    );
+    assert_eq!(machine.run(["touch", "/var/lib/x"])?.code, 0);
+    Ok(())
+}
+
+fn boots_twice(lab: &Lab, boot: Boot) -> Result<()> {
+    let machine = lab.machine(Setup::new("one", boot))?;
+    machine.boot()?;
+    stands(&machine)?;
+    let first = machine.get("/etc/machine-id")?;
+    machine.put("/var/lib/mark", 0o600, b"made at the first boot")?;
+    machine.power_off()?;
+    machine.boot()?;
+    stands(&machine)?;
+    assert_eq!(machine.get("/var/lib/mark")?, b"made at the first boot");
+    assert_eq!(machine.get("/etc/machine-id")?, first);
+    let boots = machine.sh("journalctl --list-boots --no-pager -o json")?;
+    assert_eq!(boots.matches("boot_id").count(), 2, "{boots}");
+    println!("{}", machine.sh("systemd-analyze time")?);
+    Ok(())
+}
+
+#[test]
+fn emul_boots_and_unlocks_its_state_again() {
+    scenario("emul_boots_twice", |lab| boots_twice(lab, Boot::Direct));
+}
+
+#[test]
+fn uefi_boots_and_unlocks_its_state_again() {
+    scenario("uefi_boots_twice", |lab| boots_twice(lab, Boot::Firmware));
+}
