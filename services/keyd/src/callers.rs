@@ -77,17 +77,38 @@ mod tests {
         assert_eq!(found, wanted);
     }
 
-    #[test]
-    fn every_guarded_member_is_in_the_contract() {
+    /// Methods the XML describes.
+    fn contract() -> BTreeSet<String> {
         let (_, xml) = contract::INTERFACES
             .iter()
             .find(|(name, _)| *name == "org.strongroom.Keys1")
             .unwrap();
+        xml.split("<method name=\"")
+            .skip(1)
+            .map(|rest| rest.split('"').next().unwrap().to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn every_guarded_member_is_in_the_contract() {
+        let contract = contract();
         for (member, _) in CALLERS {
-            assert!(
-                xml.contains(&format!("<method name=\"{member}\">")),
-                "{member}"
-            );
+            assert!(contract.contains(*member), "{member}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_guarded_is_open_to_all_of_ours_and_to_nobody_else() {
+        let allowed = allowed();
+        let users: BTreeSet<_> = allowed.iter().map(|(user, _)| user.clone()).collect();
+        assert!(users.contains("root") && users.len() == 8, "{users:?}");
+        for member in contract() {
+            if CALLERS.iter().all(|(name, _)| *name != member) {
+                for user in &users {
+                    let pair = (user.clone(), member.clone());
+                    assert!(allowed.contains(&pair), "{user} may not call {member}");
+                }
+            }
         }
     }
 }

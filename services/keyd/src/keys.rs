@@ -79,13 +79,6 @@ pub(crate) fn identity_public(store: &mut Store) -> Result<Vec<u8>, Error> {
     Ok(signer.public().to_vec())
 }
 
-/// The identity's public key, 32 bytes.
-pub(crate) fn identity_public(store: &mut Store) -> Result<Vec<u8>, Error> {
-    Ok(Signer::new(Kind::Ed25519, &identity(store)?)?
-        .public()
-        .to_vec())
-}
-
 /// Signs as this machine's identity; see the XML for what exactly.
 pub(crate) fn sign(store: &mut Store, purpose: &str, message: &[u8]) -> Result<Vec<u8>, Error> {
     if !["manifest", "session"].contains(&purpose) {

@@ -148,16 +148,6 @@ impl Keys {
             .await
     }
 
-    async fn identity_public_key(
-        &self,
-        #[zbus(connection)] bus: &zbus::Connection,
-        #[zbus(header)] header: Header<'_>,
-        #[zbus(signal_emitter)] emitter: SignalEmitter<'_>,
-    ) -> Result<Vec<u8>, Error> {
-        self.store(bus, &header, &emitter, keys::identity_public)
-            .await
-    }
-
     async fn datastore_keyset(
         &self,
         #[zbus(connection)] bus: &zbus::Connection,

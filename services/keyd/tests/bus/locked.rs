@@ -88,7 +88,17 @@ async fn others_than_the_daemon_named_are_refused() {
     // whoever runs this test is none of them now
     let nobody: String = roles.map(|role| format!("{role} = \"nobody\"\n")).concat();
     rig.appliance.configure("callers", &nobody);
-    for (member, error) in ask_everything(&rig.keys).await {
+    let asked = ask_everything(&rig.keys).await;
+    let (_, xml) = contract::INTERFACES
+        .iter()
+        .find(|(name, _)| name.ends_with("Keys1"))
+        .unwrap();
+    assert_eq!(
+        asked.len(),
+        xml.matches("<method ").count(),
+        "a method was not asked"
+    );
+    for (member, error) in asked {
         match error {
             None => assert!(OPEN_TO_ALL.contains(&member), "{member} is open"),
             Some(Error::NotAuthorised(text)) => {
