@@ -172,7 +172,7 @@ pub(crate) fn keep(portal: &Arc<Portal>) {
     let portal = portal.clone();
     tokio::spawn(async move {
         let mut enrolment = portal.enrolment.clone();
-        let mut keyd = crate::follow::property(&portal.daemon.bus, "org.strongroom.Keys1", "State");
+        let mut keyd = runtime::follow::property(&portal.daemon.bus, "org.strongroom.Keys1", "State");
         let mut told = String::new();
         loop {
             enrolment.mark_unchanged();

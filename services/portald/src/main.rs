@@ -4,7 +4,6 @@
 mod bus;
 mod desk;
 mod dial;
-mod follow;
 mod identity;
 mod limits;
 mod listen;

@@ -1,7 +1,6 @@
 //! What all of portald shares.
 
 use crate::desk::Desk;
-use crate::follow;
 use crate::identity::{Configs, ServerKey};
 use crate::limits::Limits;
 use crate::settings::Settings;
@@ -39,8 +38,8 @@ impl Portal {
     pub(crate) fn new(daemon: runtime::Daemon, settings: Settings) -> anyhow::Result<Arc<Portal>> {
         Ok(Arc::new(Portal {
             key: ServerKey::make()?,
-            enrolment: follow::property(&daemon.bus, "org.strongroom.Enrol1", "State"),
-            address: follow::property(&daemon.bus, "org.strongroom.Uplink1", "Address"),
+            enrolment: runtime::follow::property(&daemon.bus, "org.strongroom.Enrol1", "State"),
+            address: runtime::follow::property(&daemon.bus, "org.strongroom.Uplink1", "Address"),
             configs: watch::Sender::new(None),
             desk: Desk::default(),
             limits: Limits::default(),

@@ -10,6 +10,7 @@
 pub mod caller;
 pub mod config;
 mod daemon;
+pub mod follow;
 pub mod job;
 pub mod pipe;
 #[cfg(feature = "testing")]

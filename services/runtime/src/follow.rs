@@ -10,7 +10,7 @@ const AT_LEAST: Duration = Duration::from_secs(60);
 
 /// The property `name` of `service` (interface of the same name, path as ours are), now and
 /// whenever it changes; None while the service cannot be asked.
-pub(crate) fn property(
+pub fn property(
     bus: &zbus::Connection,
     service: &'static str,
     name: &'static str,
