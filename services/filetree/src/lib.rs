@@ -1,7 +1,7 @@
 //! Reads a live file tree into entries and writes entries back: links, modes, times, xattrs, ACLs, holes.
 //!
 //! - [`walk`] yields a tree's entries in snapshot order, and opens their content as data and holes.
-//! - [`write`] makes a tree of entries again, and never writes outside its target.
+//! - [`mod@write`] makes a tree of entries again, and never writes outside its target.
 //! - [`compare`] says in what two trees differ.
 //! - [`specimen`] makes a tree with everything real servers have, for tests and the main job.
 //!

@@ -15,7 +15,7 @@ pub const MAX_PROBLEMS: usize = 10_000;
 /// What stops a restore.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
-    /// The target holds something and [`Options::overwrite`] is off.
+    /// The target holds something and [`Options::overwrite`](super::Options::overwrite) is off.
     #[error("{} is not empty; choose an empty or new directory, or ask to overwrite", shown(.0.as_os_str().as_bytes()))]
     NotEmpty(PathBuf),
     /// The target cannot be made or opened.
