@@ -108,6 +108,20 @@ mod tests {
         }
     }
 
+    /// Written by version 0.1.
+    #[test]
+    fn a_tenant_key_once_sealed_still_opens() {
+        let sealed = data_encoding::HEXLOWER
+            .decode(
+                b"0113450e7a04a6c395dc55bd39b46e2bda2b5f0a29261f45c223d84234ab481a3f\
+                  47a873749b02bd8e23a472be52675efacb28bc0221408bbf1d7938f3f1f044ac\
+                  23ba5d0d260388c3a8731da6c4cb739f",
+            )
+            .unwrap();
+        let opened = open(&sealed, "acme", &Zeroizing::new([3; 32]));
+        assert_eq!(opened, Some(Zeroizing::new([9; 32])));
+    }
+
     /// Value by an independent implementation of RFC 7748's ladder.
     #[test]
     fn public_halves_are_x25519() {

@@ -187,6 +187,30 @@ mod tests {
         assert!(told.contains("replaced by a newer one"), "{told}");
     }
 
+    /// Shares 1 to 3 of the key 00 01 … 1f by the polynomial with coefficients 3, 10, 17 …,
+    /// computed by an implementation of its own: printed shares must read for ever.
+    #[test]
+    fn shares_once_printed_still_give_the_key() {
+        let parts = [
+            "030b131b1b232b33334b435b5b536b63636b939b9b838bb3b3aba3dbdbd3cbc3",
+            "061520333a495c6f7e8d98aba2b1c4d7f6e50d1e17243142536075868f9ca9ba",
+            "051f312b256f715b45cfd1fbf5efa1bb859f8c9698b2ace6f8d2cc4648527c66",
+        ];
+        let shares = [0, 1, 2].map(|i| {
+            let mut bytes = [0; LEN];
+            bytes[..4].copy_from_slice(&[1, 0xab, 0xcd, i as u8 + 1]);
+            let part = data_encoding::HEXLOWER.decode(parts[i].as_bytes()).unwrap();
+            bytes[4..CHECKED].copy_from_slice(&part);
+            let check = check(&bytes);
+            bytes[CHECKED..].copy_from_slice(&check);
+            Share::from_bytes(&bytes).unwrap()
+        });
+        let key: Vec<u8> = (0..32).collect();
+        for (a, b) in [(0, 1), (1, 2), (0, 2)] {
+            assert_eq!(combine(&shares[a], &shares[b]).unwrap()[..], key);
+        }
+    }
+
     #[test]
     fn text_is_as_it_is_printed() {
         let share = Share::from_bytes(&{

@@ -97,6 +97,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Written by version 0.1; HKDF and the counter mode were checked with other programs.
+    #[test]
+    fn what_was_once_wrapped_still_opens() {
+        let bytes = data_encoding::HEXLOWER
+            .decode(b"b06d1c927051b3b60a07f9ad74bc1141c7748818c2f3eb405b10025843889dd73e")
+            .unwrap();
+        let opened = unwrap(&Zeroizing::new([7; 32]), "keyset", "d", &bytes);
+        assert_eq!(opened.unwrap()[..], *b"plain");
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
         #[test]
