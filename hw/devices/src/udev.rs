@@ -133,12 +133,11 @@ impl Watch {
         loop {
             let mut ready = self
                 .0
-                .readable()
+                .readable_mut()
                 .await
                 .map_err(|error| Error::Io("listening to udev", error))?;
-            let told: Vec<_> = self
-                .0
-                .get_ref()
+            let told: Vec<_> = ready
+                .get_inner()
                 .iter()
                 .map(|event| format!("{} {}", event.event_type(), event.sysname().display()))
                 .collect();

@@ -1,4 +1,5 @@
 use std::io::{Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -56,11 +57,19 @@ pub trait Machine: Send + Sync {
 
 /// The running system.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Host;
+pub struct Host {
+    /// Run programs as root though we are not: mdadm asks for that user and not for capabilities.
+    /// Needs CAP_SETUID and CAP_SETGID.
+    pub as_root: bool,
+}
 
 impl Machine for Host {
     fn run(&self, program: &str, arguments: &[&str], input: &[u8]) -> std::io::Result<Output> {
-        let mut child = Command::new(program)
+        let mut command = Command::new(program);
+        if self.as_root {
+            command.uid(0).gid(0);
+        }
+        let mut child = command
             .args(arguments)
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
@@ -83,9 +92,8 @@ impl Machine for Host {
             _ => None,
         };
         let status = child.wait()?;
-        let signal = std::os::unix::process::ExitStatusExt::signal(&status);
         Ok(Output {
-            code: status.code().unwrap_or(-signal.unwrap_or(1)),
+            code: status.code().unwrap_or(-status.signal().unwrap_or(1)),
             stdout: stdout.unwrap_or_default(),
             stderr: stderr.unwrap_or_default(),
         })
@@ -174,21 +182,23 @@ pub(crate) fn pairs(text: &str) -> impl Iterator<Item = (&str, &str)> {
 mod tests {
     use super::*;
 
+    const HOST: Host = Host { as_root: false };
+
     #[test]
     fn a_program_is_given_its_input_and_told_apart_by_status() {
-        let output = Host.run("cat", &[], b"seven bytes").unwrap();
+        let output = HOST.run("cat", &[], b"seven bytes").unwrap();
         assert_eq!((output.code, output.stdout.as_str()), (0, "seven bytes"));
-        let output = Host.run("sh", &["-c", "echo no >&2; exit 3"], b"").unwrap();
+        let output = HOST.run("sh", &["-c", "echo no >&2; exit 3"], b"").unwrap();
         assert_eq!((output.code, output.stderr.as_str()), (3, "no\n"));
-        let output = Host.run("sh", &["-c", "kill -9 $$"], b"").unwrap();
+        let output = HOST.run("sh", &["-c", "kill -9 $$"], b"").unwrap();
         assert_eq!(output.code, -9);
     }
 
     #[test]
     fn a_program_may_ignore_much_input_and_say_too_much() {
-        let output = Host.run("true", &[], &[0; 1 << 20]).unwrap();
+        let output = HOST.run("true", &[], &[0; 1 << 20]).unwrap();
         assert_eq!(output.code, 0);
-        let output = Host
+        let output = HOST
             .run("head", &["-c", "3000000", "/dev/zero"], b"")
             .unwrap();
         assert_eq!((output.code, output.stdout.len() as u64), (0, MAX_SAID));
@@ -196,7 +206,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_told() {
-        let error = run(&Host, "taking a bath", "no-such-program", &[], b"").unwrap_err();
+        let error = run(&HOST, "taking a bath", "no-such-program", &[], b"").unwrap_err();
         assert_eq!(
             error.to_string(),
             "taking a bath needs no-such-program, which cannot be had; see whether it is installed and allowed"

@@ -54,6 +54,8 @@ struct Makeup {
     level: Level,
     disks: u32,
     events: u64,
+    /// How many disks were in it at its last change.
+    working: u32,
     volume: Option<Volume>,
 }
 
@@ -74,6 +76,10 @@ struct State {
     /// Name below /dev/mapper, kernel name of the device below.
     mapped: Option<(String, String)>,
     mounted: Option<String>,
+    /// Mount units and their places.
+    units: BTreeMap<String, String>,
+    /// Folders and their owners.
+    folders: BTreeMap<String, String>,
     /// Programs that fail, and how often still.
     failures: BTreeMap<String, usize>,
     commands: Vec<String>,
@@ -134,22 +140,14 @@ impl Simulated {
         self.state().commands.clone()
     }
 
-    /// What systemd does for a mount unit of this place. Fails when nothing is there to mount.
-    pub fn mount(&self, place: &str) -> Result<(), String> {
-        let mut state = self.state();
-        let Some((_, below)) = state.mapped.clone() else {
-            return Err("no such device".into());
-        };
-        match state.volume(&below) {
-            Some(Volume {
-                file_system: Some(_),
-                ..
-            }) => {
-                state.mounted = Some(place.to_owned());
-                Ok(())
-            }
-            _ => Err("wrong fs type".into()),
-        }
+    /// A mount unit and where it mounts.
+    pub fn add_unit(&self, unit: &str, place: &str) {
+        self.state().units.insert(unit.to_owned(), place.to_owned());
+    }
+
+    /// The folders made, and their owners.
+    pub fn folders(&self) -> BTreeMap<String, String> {
+        self.state().folders.clone()
     }
 
     /// Where the pool is mounted.
@@ -185,6 +183,8 @@ impl Machine for Simulated {
             "mdadm" => state.mdadm(arguments),
             "cryptsetup" => state.cryptsetup(arguments, input),
             "mkfs.xfs" => state.mkfs(arguments),
+            "systemctl" => state.systemctl(arguments),
+            "install" => state.install(arguments),
             "blkid" => state.blkid(arguments),
             _ => Err(ErrorKind::NotFound.into()),
         }
@@ -220,6 +220,23 @@ impl State {
                 Media::Volume(volume) => Some(volume),
                 _ => None,
             },
+        }
+    }
+
+    /// The array on this node changed: the disks in it, and only they, know.
+    fn touch(&mut self, node: &str) {
+        let Some(running) = self.running.get(node) else {
+            return;
+        };
+        let Some(makeup) = self.makeups.get_mut(&running.uuid) else {
+            return;
+        };
+        makeup.events += 1;
+        makeup.working = running.slots.len() as u32;
+        for (name, _) in &running.slots {
+            if let Some(disk) = self.disks.get_mut(name).filter(|d| d.present) {
+                disk.media = Media::Member(running.uuid.clone(), makeup.events);
+            }
         }
     }
 

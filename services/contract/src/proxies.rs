@@ -113,7 +113,7 @@ pub trait Pool {
     fn level(&self) -> zbus::Result<String>;
     #[zbus(property)]
     fn size(&self) -> zbus::Result<u64>;
-    #[zbus(property)]
+    #[zbus(property(emits_changed_signal = "false"))]
     fn free(&self) -> zbus::Result<u64>;
     fn disks(&self) -> Result<Vec<Fields>, crate::Error>;
     fn create(

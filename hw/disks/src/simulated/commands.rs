@@ -49,6 +49,7 @@ impl State {
                 if let Some(running) = self.running.get_mut(&block(node)) {
                     running.slots.retain(|(name, _)| disks[name].present);
                 }
+                self.touch(&block(node));
                 said(0, "", "")
             }
             ["--manage", node, "--add", device] => self.add(&block(node), &block(device)),
@@ -113,6 +114,7 @@ impl State {
             level,
             disks: names.len() as u32,
             events: 1,
+            working: names.len() as u32,
             volume: None,
         };
         self.makeups.insert(uuid.clone(), makeup);
@@ -134,30 +136,31 @@ impl State {
             .filter(|a| !a.starts_with("--"))
             .map(|d| block(d))
             .collect();
-        let Some(makeup) = self.makeups.get_mut(&uuid) else {
+        let Some(makeup) = self.makeups.get(&uuid) else {
             return said(1, "", "mdadm: no recogniseable superblock\n");
         };
-        let disks = &mut self.disks;
-        let current = |name: &String| {
-            disks
-                .get(name)
-                .is_some_and(|d| d.present && d.media == Media::Member(uuid.clone(), makeup.events))
+        let events = |name: &String| match self.disks.get(name) {
+            Some(disk) if disk.present => match &disk.media {
+                Media::Member(of, events) if *of == uuid => Some(*events),
+                _ => None,
+            },
+            _ => None,
         };
-        let usable: Vec<_> = given.into_iter().filter(current).collect();
+        // the newest are taken; what is older was away meanwhile
+        let newest = given.iter().filter_map(events).max();
+        let usable: Vec<_> = given
+            .iter()
+            .filter(|name| newest.is_some() && events(name) == newest)
+            .cloned()
+            .collect();
         let have = usable.len() as u32;
         let enough = have + makeup.level.bears(makeup.disks) >= makeup.disks;
-        if have == 0 || !enough || (have < makeup.disks && !insist) {
+        if have == 0 || !enough || (have < makeup.working && !insist) {
             let told = format!(
                 "mdadm: /dev/{node} assembled from {have} drive - need all {} to start it (use --run to insist).\n",
                 makeup.disks
             );
             return said(1, "", told);
-        }
-        makeup.events += 1;
-        for name in &usable {
-            if let Some(disk) = disks.get_mut(name) {
-                disk.media = Media::Member(uuid.clone(), makeup.events);
-            }
         }
         let slots = usable.into_iter().map(|n| (n, false)).collect();
         let running = Running {
@@ -166,6 +169,7 @@ impl State {
             slots,
         };
         self.running.insert(node.to_owned(), running);
+        self.touch(node);
         said(
             0,
             "",
@@ -182,6 +186,7 @@ impl State {
         found.media = Media::Member(running.uuid.clone(), makeup.events);
         running.slots.retain(|(name, _)| name != disk);
         running.slots.push((disk.to_owned(), false));
+        self.touch(node);
         said(0, "", format!("mdadm: re-added /dev/{disk}\n"))
     }
 
@@ -287,5 +292,42 @@ impl State {
                 format!("blkid: error: {device}: No such file or directory\n"),
             ),
         }
+    }
+
+    pub(super) fn systemctl(&mut self, arguments: &[&str]) -> Result<Output> {
+        self.commands
+            .push(format!("systemctl {}", arguments.join(" ")));
+        let ["start", unit] = arguments else {
+            return Err(ErrorKind::InvalidInput.into());
+        };
+        let place = self.units.get(*unit).cloned();
+        let below = self.mapped.as_ref().map(|(_, below)| below.clone());
+        let volume = below.and_then(|below| self.volume(&below).cloned());
+        match (place, volume.and_then(|v| v.file_system)) {
+            (Some(place), Some(_)) => {
+                self.mounted = Some(place);
+                said(0, "", "")
+            }
+            (None, _) => said(
+                5,
+                "",
+                format!("Failed to start {unit}: Unit {unit} not found.\n"),
+            ),
+            (_, None) => said(
+                1,
+                "",
+                format!("A dependency job for {unit} failed. See 'journalctl -xe' for details.\n"),
+            ),
+        }
+    }
+
+    pub(super) fn install(&mut self, arguments: &[&str]) -> Result<Output> {
+        self.commands
+            .push(format!("install {}", arguments.join(" ")));
+        let ["-d", "-o", owner, "-g", _, "-m", "0700", path] = arguments else {
+            return Err(ErrorKind::InvalidInput.into());
+        };
+        self.folders.insert((*path).to_owned(), (*owner).to_owned());
+        said(0, "", "")
     }
 }
