@@ -26,9 +26,11 @@ fn main() -> ExitCode {
         harden::harden();
         let settings = daemon.settings().map_err(|e| told(&e))?;
         let directory = daemon.state_dir().map_err(|e| told(&e))?;
-        let vault = tokio::task::spawn_blocking(|| vault::Vault::open(settings, directory))
-            .await
-            .map_err(|e| told(&e))?;
+        let vault = tokio::task::spawn_blocking(|| {
+            harden::wiped(|| vault::Vault::open(settings, directory))
+        })
+        .await
+        .map_err(|e| told(&e))?;
         daemon
             .serve(service::Keys::new(vault))
             .await

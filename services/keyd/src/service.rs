@@ -3,6 +3,7 @@
 
 use crate::authority::{self, Leaf, Which};
 use crate::centre::{self, Held, HeldKey};
+use crate::harden::wiped;
 use crate::keys::{self, Role};
 use crate::site::{self, Custody};
 use crate::store::Store;
@@ -41,7 +42,7 @@ impl Keys {
         let mut vault = self.vault.clone().lock_owned().await;
         let (result, changed) = tokio::task::spawn_blocking(move || {
             let before = vault.state();
-            let result = work(&mut vault);
+            let result = wiped(|| work(&mut vault));
             (result, vault.state() != before)
         })
         .await

@@ -29,7 +29,8 @@ pub(crate) struct Saved {
 
 /// An open store.
 pub(crate) struct Store {
-    root: Key,
+    /// Boxed, so that it stays where it is when the store is moved.
+    root: Box<Key>,
     ledger: Ledger<Saved>,
     saved: Saved,
 }
@@ -59,7 +60,11 @@ impl Changes {
 
 impl Store {
     /// A store with no entries, saved.
-    pub(crate) fn create(root: Key, sealed: Sealed, ledger: Ledger<Saved>) -> Result<Store, Error> {
+    pub(crate) fn create(
+        root: Box<Key>,
+        sealed: Sealed,
+        ledger: Ledger<Saved>,
+    ) -> Result<Store, Error> {
         let saved = Saved {
             check: HEXLOWER.encode(check(&root, &BTreeMap::new()).as_ref()),
             sealed,
@@ -75,7 +80,11 @@ impl Store {
     }
 
     /// The store that was saved, when it is as this root key's owner left it.
-    pub(crate) fn open(root: Key, saved: Saved, ledger: Ledger<Saved>) -> Result<Store, Error> {
+    pub(crate) fn open(
+        root: Box<Key>,
+        saved: Saved,
+        ledger: Ledger<Saved>,
+    ) -> Result<Store, Error> {
         let found = HEXLOWER.decode(saved.check.as_bytes()).unwrap_or_default();
         hmac::verify(&mac_key(&root), &encoded(&saved.entries), &found).map_err(|_| {
             Error::Damaged(format!(

@@ -94,11 +94,11 @@ impl Vault {
         }
         match loaded.state {
             Some(saved) => {
-                let root = sealer.unseal(&saved.sealed).map_err(sealed)?;
+                let root = Box::new(sealer.unseal(&saved.sealed).map_err(sealed)?);
                 Store::open(root, saved, loaded.ledger)
             }
             None => {
-                let root = wrap::random()?;
+                let root = Box::new(wrap::random()?);
                 let blob = sealer
                     .seal(&root, &self.settings.policy())
                     .map_err(sealed)?;

@@ -3,6 +3,7 @@
 mod certificates;
 mod custody;
 mod locked;
+mod memory;
 mod rig;
 
 use rig::{Rig, bytes, enrol, taken, text};
@@ -223,37 +224,4 @@ async fn no_key_is_in_a_file_or_a_log() {
 
 fn middle(text: String) -> Vec<u8> {
     text.as_bytes()[4..text.len() - 4].to_vec()
-}
-
-#[tokio::test]
-async fn its_memory_is_locked_and_cannot_be_dumped() {
-    let rig = Rig::new().await;
-    let bus = zbus::fdo::DBusProxy::new(rig.keys.inner().connection())
-        .await
-        .unwrap();
-    let pid = bus
-        .get_connection_unix_process_id("org.strongroom.Keys1".try_into().unwrap())
-        .await
-        .unwrap();
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = |name: &str| {
-        let found = status.lines().find_map(|l| l.strip_prefix(name));
-        found
-            .unwrap_or_else(|| panic!("no {name}"))
-            .trim()
-            .to_owned()
-    };
-    assert_ne!(
-        line("VmLck:"),
-        "0 kB",
-        "{}",
-        rig.appliance.log("strongroom-keyd")
-    );
-    assert_eq!(line("CoreDumping:"), "0");
-    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
-    let core = limits
-        .lines()
-        .find(|l| l.starts_with("Max core file size"))
-        .unwrap();
-    assert_eq!(core.split_whitespace().nth(4), Some("0"));
 }
