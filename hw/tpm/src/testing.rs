@@ -37,6 +37,17 @@ impl Swtpm {
         }
     }
 
+    /// As [`Swtpm::start`], at the port that a TCTI string names already; None when it is taken.
+    pub fn start_at(directory: &Path, port: u16) -> Option<Swtpm> {
+        let (child, port) = try_start(directory, port.checked_add(1)?)?;
+        Some(Swtpm {
+            child,
+            port,
+            state: directory.to_owned(),
+            _own: None,
+        })
+    }
+
     /// Power off and on: PCRs are zero again, the rest stays. The TCTI string changes.
     pub fn power_cycle(&mut self) {
         self.end();
@@ -95,16 +106,16 @@ impl Drop for Swtpm {
 
 fn start(directory: &Path) -> (Child, u16) {
     for _ in 0..50 {
-        if let Some(running) = try_start(directory) {
+        if let Some(running) = try_start(directory, 0) {
             return running;
         }
     }
     panic!("swtpm found no two neighbouring free ports, or cannot run");
 }
 
-fn try_start(directory: &Path) -> Option<(Child, u16)> {
-    // the TCTI wants the control channel one port above the other
-    let control = TcpListener::bind("127.0.0.1:0").ok()?;
+/// With the control channel at that port, or at any for 0; the TCTI wants the other one below.
+fn try_start(directory: &Path, control: u16) -> Option<(Child, u16)> {
+    let control = TcpListener::bind(("127.0.0.1", control)).ok()?;
     let address = control.local_addr().ok()?;
     let port = address.port().checked_sub(1)?;
     fcntl(&control, FcntlArg::F_SETFD(FdFlag::empty())).ok()?;

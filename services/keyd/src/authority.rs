@@ -175,21 +175,10 @@ pub(crate) fn check_grant(
 ) -> Result<(), Error> {
     let refuse =
         |why: &str| Error::InvalidArgument(format!("the centre's grant {why}; enrol anew"));
-    let parse = |der: &'_ [u8]| -> Option<()> {
-        (der.len() <= MAX_DER).then_some(())?;
-        X509Certificate::from_der(der)
-            .ok()
-            .filter(|(rest, _)| rest.is_empty())
-            .map(drop)
-    };
     let leaf = chain
         .first()
         .ok_or_else(|| refuse("holds no certificate"))?;
-    parse(leaf)
-        .and(parse(fleet))
-        .ok_or_else(|| refuse("holds what is no certificate"))?;
-    let read = |der| X509Certificate::from_der(der).map(|(_, c)| c);
-    let (Ok(leaf), Ok(fleet)) = (read(leaf.as_slice()), read(fleet)) else {
+    let (Some(leaf), Some(fleet)) = (parse(leaf), parse(fleet)) else {
         return Err(refuse("holds what is no certificate"));
     };
     if !fleet.is_ca() || fleet.verify_signature(None).is_err() {
@@ -214,6 +203,11 @@ pub(crate) fn check_grant(
         return Err(refuse("is for another tenant"));
     }
     Ok(())
+}
+
+fn parse(der: &[u8]) -> Option<X509Certificate<'_>> {
+    let (rest, certificate) = X509Certificate::from_der(der).ok()?;
+    rest.is_empty().then_some(certificate)
 }
 
 /// The key a PKCS#10 request asks a certificate for, when the request is signed by it.

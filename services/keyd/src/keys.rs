@@ -12,6 +12,8 @@ const IDENTITY: &str = "identity";
 const UPLINK: &str = "uplink";
 /// Bytes of a pool's LUKS key.
 const POOL_KEY: usize = 64;
+/// A captured portald shall not fill the state volume.
+const MAX_AGENTS: usize = 10_000;
 
 /// What this appliance is, as far as its keys tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,6 +132,11 @@ pub(crate) fn issue_agent(
                 "no agent has the scope \"{scope}\"; it is \"backup\" or \"restore:DATASTORE\""
             )));
         }
+    }
+    if store.names("agent/").count() >= MAX_AGENTS {
+        return Err(Error::Failed(format!(
+            "{MAX_AGENTS} agents are paired already; an appliance takes no more"
+        )));
     }
     let which = crate::authority::Which::Agents;
     crate::authority::make(store, which, "Strongroom agents")?;

@@ -425,7 +425,8 @@ impl Keys {
                 datastore,
                 tenant = release.tenant,
                 released = release.released,
-                "a keyset was asked for: {reason}"
+                ?reason,
+                "a keyset was asked for"
             );
             pipe(&keyset?)
         })

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tpm::Sealer;
 
 /// A TPM that was busy or late at boot is asked again, but not at every call.
-const RETRY: Duration = Duration::from_secs(5);
+const RETRY: Duration = Duration::from_secs(1);
 
 /// The store, or why it is shut.
 pub(crate) struct Vault {

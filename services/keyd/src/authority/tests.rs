@@ -29,6 +29,8 @@ fn a_grant_is_for_our_key_and_tenant_by_the_authority_it_names() {
     check_grant(&chain, &fleet, ours.public(), "acme").unwrap();
     assert!(told(check_grant(&chain, &fleet, ours.public(), "acm")).contains("another tenant"));
     assert!(told(check_grant(&[], &fleet, ours.public(), "acme")).contains("no certificate"));
+    let long = [&chain[..], &vec![fleet.clone(); 4]].concat();
+    assert!(told(check_grant(&long, &fleet, ours.public(), "acme")).contains("too long"));
     let other = signer(Kind::Ed25519);
     assert!(
         told(check_grant(&chain, &fleet, other.public(), "acme")).contains("another machine's key")

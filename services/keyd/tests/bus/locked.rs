@@ -2,8 +2,10 @@
 
 use crate::rig::{PROGRAM, Rig, configure, proxy, request, taken};
 use contract::{Error, KeysProxy};
+use futures_util::StreamExt;
 use runtime::testing::Appliance;
 use std::collections::BTreeMap;
+use tpm::testing::Swtpm;
 
 /// Every method once, with arguments as good as can be; its error.
 async fn ask_everything(keys: &KeysProxy<'_>) -> BTreeMap<&'static str, Option<Error>> {
@@ -139,6 +141,46 @@ async fn without_a_tpm_it_stays_up_and_says_what_to_do() {
 }
 
 #[tokio::test]
+async fn a_tpm_that_comes_late_is_found_at_the_next_call_and_told_to_all() {
+    // a port that was free a moment ago
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let mut appliance = Appliance::new();
+    configure(&appliance, &format!("swtpm:host=127.0.0.1,port={port}"));
+    appliance.start(PROGRAM, "org.strongroom.Keys1").await;
+    let keys = proxy(&appliance).await;
+    assert_eq!(keys.state().await.unwrap(), "no-tpm");
+    let mut changes = keys.receive_state_changed().await;
+    let own = tempfile::tempdir().unwrap();
+    let Some(tpm) = Swtpm::start_at(own.path(), port) else {
+        eprintln!("skipped: another process took the port {port}");
+        return;
+    };
+    tpm.extend(7, 1);
+    let asked = async {
+        let mut pace = tokio::time::interval(std::time::Duration::from_millis(200));
+        while keys.uplink_public_key().await.is_err() {
+            pace.tick().await;
+        }
+    };
+    let patience = std::time::Duration::from_secs(30);
+    tokio::time::timeout(patience, asked)
+        .await
+        .expect("keyd asks the TPM again");
+    let told = async {
+        while let Some(change) = changes.next().await {
+            if change.get().await.unwrap() == "ready" {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(patience, told)
+        .await
+        .expect("the change is told");
+}
+
+#[tokio::test]
 async fn a_moved_pcr_is_named_and_moving_back_opens() {
     let mut rig = Rig::new().await;
     let key = taken(rig.keys.uplink_key().await);
@@ -170,7 +212,7 @@ async fn a_replaced_tpm_is_told_and_the_store_left_alone() {
     let key = taken(rig.keys.uplink_key().await);
     let store = std::fs::read(rig.state_dir().join("store")).unwrap();
     rig.stop();
-    let mut other = tpm::testing::Swtpm::new();
+    let mut other = Swtpm::new();
     std::mem::swap(&mut rig.tpm, &mut other);
     rig.start().await;
     assert_eq!(rig.keys.state().await.unwrap(), "sealed");
@@ -254,7 +296,7 @@ async fn an_altered_store_is_noticed_though_its_checksum_was_mended() {
 #[tokio::test]
 async fn firmware_that_measured_nothing_gets_no_key_unless_the_settings_say_so() {
     let own = tempfile::tempdir().unwrap();
-    let tpm = tpm::testing::Swtpm::start(own.path());
+    let tpm = Swtpm::start(own.path());
     let mut appliance = Appliance::new();
     configure(&appliance, &tpm.tcti());
     appliance.start(PROGRAM, "org.strongroom.Keys1").await;
