@@ -71,6 +71,8 @@ impl Purpose {
 
 /// One TLS configuration per purpose, as far as this appliance's role serves it.
 pub(crate) struct Configs {
+    /// For who wants nothing we serve: no protocol ever fits it.
+    pub(crate) stranger: Arc<ServerConfig>,
     agent: Arc<ServerConfig>,
     pair: Arc<ServerConfig>,
     fleet: Option<Fleet>,
@@ -105,8 +107,8 @@ impl Configs {
         let agents = keys.authority("agents").await?;
         let chain = keys.server_certificate("agents", &portal.key.csr).await?;
         let names = crate::peer::dns_names(chain.first().map_or(&[], Vec::as_slice));
-        let make = |chain: &[Vec<u8>], purpose, authority: Option<&[u8]>| {
-            config(&portal.key, chain, purpose, authority)
+        let make = |chain: &[Vec<u8>], alpn: &[u8], authority: Option<&[u8]>| {
+            config(&portal.key, chain, alpn, authority)
                 .map_err(|e| Error::Failed(format!("keyd's certificates cannot be served: {e:#}")))
         };
         let fleet = if role == Role::Centre {
@@ -117,17 +119,18 @@ impl Configs {
                 chain.push(authority.clone());
             }
             Some(Fleet {
-                enrol: make(&chain, Purpose::Enrol, None)?,
-                time: make(&chain, Purpose::Time, None)?,
-                site: make(&chain, Purpose::Site, Some(&authority))?,
-                control: make(&chain, Purpose::Control, Some(&authority))?,
+                enrol: make(&chain, Purpose::Enrol.alpn(), None)?,
+                time: make(&chain, Purpose::Time.alpn(), None)?,
+                site: make(&chain, Purpose::Site.alpn(), Some(&authority))?,
+                control: make(&chain, Purpose::Control.alpn(), Some(&authority))?,
             })
         } else {
             None
         };
         Ok(Configs {
-            agent: make(&chain, Purpose::Agent, Some(&agents))?,
-            pair: make(&chain, Purpose::Pair, None)?,
+            stranger: make(&chain, b"strongroom", None)?,
+            agent: make(&chain, Purpose::Agent.alpn(), Some(&agents))?,
+            pair: make(&chain, Purpose::Pair.alpn(), None)?,
             fleet,
             agents,
             names,
@@ -142,7 +145,7 @@ pub(crate) fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 fn config(
     key: &ServerKey,
     chain: &[Vec<u8>],
-    purpose: Purpose,
+    alpn: &[u8],
     authority: Option<&[u8]>,
 ) -> anyhow::Result<Arc<ServerConfig>> {
     let builder = ServerConfig::builder_with_provider(provider())
@@ -160,7 +163,7 @@ fn config(
     let chain = chain.iter().cloned().map(CertificateDer::from).collect();
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.key.to_vec()));
     let mut config = builder.with_single_cert(chain, key)?;
-    config.alpn_protocols = vec![purpose.alpn().to_vec()];
+    config.alpn_protocols = vec![alpn.to_vec()];
     // each session proves itself: no tickets, no early data
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
@@ -172,7 +175,8 @@ pub(crate) fn keep(portal: &Arc<Portal>) {
     let portal = portal.clone();
     tokio::spawn(async move {
         let mut enrolment = portal.enrolment.clone();
-        let mut keyd = runtime::follow::property(&portal.daemon.bus, "org.strongroom.Keys1", "State");
+        let mut keyd =
+            runtime::follow::property(&portal.daemon.bus, "org.strongroom.Keys1", "State");
         let mut told = String::new();
         loop {
             enrolment.mark_unchanged();

@@ -123,9 +123,7 @@ async fn handshake(
         }
         // a stranger gets what a handshake says anyway, and nothing after it
         None => {
-            if let Some(config) = configs.serving(Purpose::Agent) {
-                let _ = start.into_stream(config).await;
-            }
+            let _ = start.into_stream(configs.stranger.clone()).await;
             Err(Ended::Stranger)
         }
     }

@@ -90,3 +90,69 @@ impl ServerCertVerifier for Pinned {
         algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{
+        BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+        date_time_ymd,
+    };
+
+    struct Centre {
+        authority: Vec<u8>,
+        leaf: Vec<u8>,
+    }
+
+    fn centre(name: &str, usage: ExtendedKeyUsagePurpose) -> Centre {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.not_before = date_time_ymd(2020, 1, 1);
+        let authority = params.self_signed(&key).unwrap().der().to_vec();
+        let issuer = Issuer::new(params, key);
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        // long over, by any clock that is right
+        params.not_before = date_time_ymd(2021, 1, 1);
+        params.not_after = date_time_ymd(2021, 1, 31);
+        params.extended_key_usages = vec![usage];
+        let leaf = params
+            .signed_by(&KeyPair::generate().unwrap(), &issuer)
+            .unwrap();
+        let leaf = leaf.der().to_vec();
+        Centre { authority, leaf }
+    }
+
+    fn verify(leaf: &[u8], chain: &[&[u8]], pin: &[u8]) -> Result<ServerCertVerified, Error> {
+        let chain: Vec<_> = chain.iter().map(|der| CertificateDer::from(*der)).collect();
+        Pinned::new(token::fingerprint(pin)).verify_server_cert(
+            &CertificateDer::from(leaf),
+            &chain,
+            &ServerName::try_from("centre.strongroom").unwrap(),
+            &[],
+            UnixTime::now(),
+        )
+    }
+
+    #[test]
+    fn the_pinned_authoritys_server_passes_whatever_the_clock_says() {
+        let centre = centre("centre.strongroom", ExtendedKeyUsagePurpose::ServerAuth);
+        verify(&centre.leaf, &[&centre.authority], &centre.authority).unwrap();
+    }
+
+    #[test]
+    fn no_other_certificate_passes() {
+        let server = || centre("centre.strongroom", ExtendedKeyUsagePurpose::ServerAuth);
+        let (ours, theirs) = (server(), server());
+        // another centre, and one that shows our authority beside its own
+        assert!(verify(&theirs.leaf, &[&theirs.authority], &ours.authority).is_err());
+        let both: [&[u8]; 2] = [&ours.authority, &theirs.authority];
+        assert!(verify(&theirs.leaf, &both, &ours.authority).is_err());
+        assert!(verify(&ours.leaf, &[], &ours.authority).is_err());
+        // a site's certificate, and a server of another kind, of our own authority
+        let site = centre("centre.strongroom", ExtendedKeyUsagePurpose::ClientAuth);
+        assert!(verify(&site.leaf, &[&site.authority], &site.authority).is_err());
+        let other = centre("site.strongroom", ExtendedKeyUsagePurpose::ServerAuth);
+        assert!(verify(&other.leaf, &[&other.authority], &other.authority).is_err());
+    }
+}

@@ -143,6 +143,25 @@ impl Appliance {
     }
 }
 
+/// The program of another daemon of this workspace, beside the test that runs: built already when
+/// the whole workspace is tested, else built now.
+pub fn program(daemon: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("the test's own path");
+    let profile = test.ancestors().nth(2).expect("target/<profile>/deps");
+    let program = profile.join(format!("strongroom-{daemon}"));
+    if !program.exists() {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut build = Command::new(cargo);
+        build.args(["build", "--quiet", "--package", daemon]);
+        if profile.ends_with("release") {
+            build.arg("--release");
+        }
+        let built = build.status().expect("cargo");
+        assert!(built.success(), "{daemon} does not build");
+    }
+    program
+}
+
 impl Default for Appliance {
     fn default() -> Self {
         Self::new()

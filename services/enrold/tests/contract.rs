@@ -1,0 +1,22 @@
+//! enrold on the bus is what the contract says.
+
+use runtime::testing::Appliance;
+
+#[tokio::test]
+async fn introspection_conforms_to_the_xml() {
+    let mut appliance = Appliance::new();
+    let name = "org.strongroom.Enrol1";
+    appliance
+        .start(env!("CARGO_BIN_EXE_strongroom-enrold"), name)
+        .await;
+    let introspectable = zbus::fdo::IntrospectableProxy::builder(&appliance.connect().await)
+        .destination(name)
+        .unwrap()
+        .path("/org/strongroom/Enrol1")
+        .unwrap()
+        .build()
+        .await
+        .unwrap();
+    let xml = introspectable.introspect().await.unwrap();
+    contract::conformity::check(&xml, name).unwrap();
+}

@@ -1,0 +1,9 @@
+//! portald, enrold, centred and keyd together, as plain processes on private buses.
+
+mod agent;
+mod custody;
+mod enrolment;
+mod pairing;
+mod rig;
+mod sessions;
+mod strangers;
