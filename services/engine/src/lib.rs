@@ -1,1 +1,41 @@
 //! Chunk, deduplicate, pack, commit, restore, verify, over a Storage trait.
+//!
+//! A [`Store`] is one open datastore. Backups go in by a [`SnapshotWriter`], come back by
+//! [`Entries`] and [`Pieces`]; frames travel between copies of a datastore without a key by
+//! [`Store::has`], [`Store::put_frame`] and [`Store::put_snapshot`]. docs/format.md has every byte,
+//! the module `ingest` says what keeps the whole consistent after a power cut.
+//!
+//! What may go on at the same time, from any threads of the one process that holds the datastore:
+//!
+//! | | backup | restore, list | verify | taking frames |
+//! |---|---|---|---|---|
+//! | backup | one pipeline shared; a digest is claimed once | reads what is durable and indexed | reads packs that have their final name only | as backup |
+//! | restore, list | | no state shared but open files | | |
+//! | verify | | | both only mark broken chunks | |
+//!
+//! Another process is kept out by the storage's lock.
+
+mod compress;
+mod core;
+mod error;
+mod index;
+mod ingest;
+mod progress;
+mod queue;
+mod read;
+mod recover;
+mod replica;
+pub mod storage;
+mod store;
+mod tree;
+mod verify;
+mod writer;
+
+pub use crate::core::Options;
+pub use error::{Error, Result};
+pub use index::Totals;
+pub use progress::{Counts, Progress};
+pub use read::{Entries, Piece, Pieces, SnapshotInfo};
+pub use store::{Stats, Store, Unreadable};
+pub use verify::Report;
+pub use writer::{Signer, SnapshotMeta, SnapshotWriter};

@@ -101,4 +101,15 @@ impl Entry {
         let key = |c: &u8| if *c == b'/' { 0u16 } else { u16::from(*c) + 1 };
         a.iter().map(key).cmp(b.iter().map(key))
     }
+
+    /// Whether a path may stand in a snapshot: bounded, relative, without empty, `.` or `..`
+    /// components and without NUL. The empty path is the root. Every parser asks this, so that
+    /// no snapshot can name anything outside the place it is restored to.
+    pub fn path_is_valid(path: &[u8]) -> bool {
+        let component = |c: &[u8]| !matches!(c, b"" | b"." | b"..");
+        path.is_empty()
+            || path.len() <= MAX_PATH
+                && !path.contains(&0)
+                && path.split(|b| *b == b'/').all(component)
+    }
 }

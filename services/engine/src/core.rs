@@ -1,0 +1,254 @@
+//! What all parts of an open datastore share: its storage, its index, its keys.
+
+use crate::error::{Error, Result, format_error, io_error};
+use crate::index::{Index, Location};
+use crate::storage::{File, Storage, read_exact};
+use format::frame::{Frame, FrameKeys, Kind};
+use format::{DatastoreId, Digest, DigestKeys, Keyset, PackId};
+use ring::rand::{SecureRandom, SystemRandom};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+/// Directory of packs.
+pub(crate) const PACKS: &str = "packs";
+/// Directory of snapshots.
+pub(crate) const SNAPSHOTS: &str = "snapshots";
+/// Directory of files being written; what a crash leaves there is worth nothing.
+pub(crate) const TEMPORARY: &str = "tmp";
+/// Most packs kept open for reading.
+const OPEN_PACKS: usize = 64;
+
+/// How an open datastore works; the defaults suit a site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Threads that compress and encrypt, and that verify.
+    pub threads: usize,
+    /// Level of zstd.
+    pub level: i32,
+    /// Memory for the index's cache, bytes.
+    pub cache: usize,
+    /// Length at which a pack is closed, bytes; at most 512 MiB.
+    pub pack_size: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            threads: std::thread::available_parallelism().map_or(2, Into::into),
+            level: 3,
+            cache: 128 << 20,
+            pack_size: 64 << 20,
+        }
+    }
+}
+
+/// Keys in the form work needs them.
+pub(crate) struct Keys {
+    pub(crate) digests: DigestKeys,
+    pub(crate) frames: FrameKeys,
+    pub(crate) epoch: u32,
+}
+
+impl Keys {
+    pub(crate) fn new(keyset: &Keyset) -> Result<Self> {
+        let frames = FrameKeys::new(Arc::new(keyset.clone()));
+        let epoch = frames.epoch().map_err(format_error("the key set"))?;
+        Ok(Self {
+            digests: DigestKeys::new(&keyset.dedup),
+            frames,
+            epoch,
+        })
+    }
+}
+
+pub(crate) struct Core {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) datastore: DatastoreId,
+    pub(crate) options: Options,
+    pub(crate) index: Index,
+    pub(crate) keys: RwLock<Option<Arc<Keys>>>,
+    open_packs: Mutex<OpenPacks>,
+}
+
+#[derive(Default)]
+struct OpenPacks {
+    files: HashMap<PackId, (Arc<dyn File>, u64)>,
+    clock: u64,
+}
+
+pub(crate) fn pack_name(id: PackId) -> String {
+    format!("{PACKS}/{id}.pack")
+}
+
+/// Random bytes from the system.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| Error::Random)?;
+    Ok(bytes)
+}
+
+impl Core {
+    pub(crate) fn new(
+        storage: Arc<dyn Storage>,
+        datastore: DatastoreId,
+        options: Options,
+        index: Index,
+    ) -> Self {
+        Self {
+            storage,
+            datastore,
+            options,
+            index,
+            keys: RwLock::new(None),
+            open_packs: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn keys(&self) -> Result<Arc<Keys>> {
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        keys.clone().ok_or(Error::Locked {
+            datastore: self.datastore,
+        })
+    }
+
+    /// Wraps an I/O failure with what was done to which file.
+    pub(crate) fn io(
+        &self,
+        action: &'static str,
+        name: &str,
+    ) -> impl FnOnce(std::io::Error) -> Error + use<> {
+        let (place, name) = (self.storage.place(), name.to_owned());
+        move |source| io_error(&place, action, &name)(source)
+    }
+
+    fn pack_file(&self, id: PackId) -> Result<Arc<dyn File>> {
+        let mut packs = self
+            .open_packs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        packs.clock += 1;
+        let now = packs.clock;
+        if let Some((file, used)) = packs.files.get_mut(&id) {
+            *used = now;
+            return Ok(file.clone());
+        }
+        let name = pack_name(id);
+        let file = self.storage.open(&name).map_err(self.io("open", &name))?;
+        if packs.files.len() >= OPEN_PACKS {
+            let oldest = packs
+                .files
+                .iter()
+                .min_by_key(|(_, (_, used))| *used)
+                .map(|(id, _)| *id);
+            oldest.and_then(|id| packs.files.remove(&id));
+        }
+        packs.files.insert(id, (file.clone(), now));
+        Ok(file)
+    }
+
+    pub(crate) fn locate(&self, digest: &Digest) -> Result<Location> {
+        self.index
+            .find(digest)?
+            .ok_or(Error::NoChunk { digest: *digest })
+    }
+
+    /// The whole frame of a chunk, not looked at.
+    pub(crate) fn read_frame(&self, digest: &Digest) -> Result<Vec<u8>> {
+        self.read_at(&self.locate(digest)?)
+    }
+
+    pub(crate) fn read_at(&self, location: &Location) -> Result<Vec<u8>> {
+        let file = self.pack_file(location.pack)?;
+        read_exact(&*file, location.offset.into(), location.length as usize)
+            .map_err(self.io("read", &pack_name(location.pack)))
+    }
+
+    /// Decrypted content of a chunk, whose digest was computed again.
+    pub(crate) fn read_data(&self, keys: &Keys, digest: &Digest) -> Result<Vec<u8>> {
+        let raw = self.read_frame(digest)?;
+        let (_, content, _) = open_frame(keys, &raw, digest)?;
+        Ok(content)
+    }
+
+    /// Kind, decrypted content and references of a metadata frame.
+    pub(crate) fn read_metadata(
+        &self,
+        keys: &Keys,
+        digest: &Digest,
+    ) -> Result<(Kind, Vec<u8>, Vec<Digest>)> {
+        let raw = self.read_frame(digest)?;
+        open_frame(keys, &raw, digest)
+    }
+
+    /// Kind and references of a frame, for which no key is needed.
+    pub(crate) fn read_refs(&self, digest: &Digest) -> Result<(Kind, Vec<Digest>)> {
+        let location = self.locate(digest)?;
+        if !location.kind.has_refs() {
+            return Ok((location.kind, Vec::new()));
+        }
+        let raw = self.read_at(&location)?;
+        let frame = Frame::parse(&raw, self.datastore).map_err(format_error(frame_name(digest)))?;
+        if frame.header.digest != *digest {
+            return Err(Error::Content { digest: *digest });
+        }
+        Ok((frame.header.kind, frame.refs().collect()))
+    }
+
+    /// Writes a small file so that it is either absent or whole, and durable on return.
+    pub(crate) fn write_whole(&self, dir: &str, name: &str, bytes: &[u8]) -> Result<()> {
+        write_whole(&*self.storage, dir, name, bytes)
+    }
+}
+
+/// What to call a frame in sentences.
+pub(crate) fn frame_name(digest: &Digest) -> String {
+    format!("chunk {digest}")
+}
+
+/// Opens a frame and tests that it is what this digest names.
+pub(crate) fn open_frame(
+    keys: &Keys,
+    raw: &[u8],
+    digest: &Digest,
+) -> Result<(Kind, Vec<u8>, Vec<Digest>)> {
+    let frame = Frame::parse_unchecked(raw).map_err(format_error(frame_name(digest)))?;
+    let content = frame
+        .open(&keys.frames)
+        .map_err(format_error(frame_name(digest)))?;
+    let refs: Vec<Digest> = frame.refs().collect();
+    let kind = frame.header.kind;
+    if frame.header.digest != *digest || keys.digests.metadata(kind, &refs, &content) != *digest {
+        return Err(Error::Content { digest: *digest });
+    }
+    Ok((kind, content, refs))
+}
+
+/// See [`Core::write_whole`].
+pub(crate) fn write_whole(
+    storage: &dyn Storage,
+    dir: &str,
+    name: &str,
+    bytes: &[u8],
+) -> Result<()> {
+    let place = storage.place();
+    let target = if dir.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{dir}/{name}")
+    };
+    let temporary = format!("{TEMPORARY}/{name}");
+    let write = || -> std::io::Result<()> {
+        let file = storage.create(&temporary)?;
+        file.write_at(bytes, 0)?;
+        file.sync()?;
+        storage.rename(&temporary, &target)?;
+        storage.sync_dir(dir)
+    };
+    write().map_err(|error| {
+        // best effort: what stays is removed when the datastore is next opened
+        let _ = storage.remove(&temporary);
+        io_error(&place, "write", &target)(error)
+    })
+}

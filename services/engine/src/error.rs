@@ -1,0 +1,185 @@
+//! What fails, in words for the operator.
+
+use format::{DatastoreId, Digest, FormatError, SnapshotId};
+use std::io;
+use std::sync::Arc;
+
+/// Why the engine refused or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no datastore at this place.
+    #[error("{place} is no datastore; make one with `strongroom store init`")]
+    NoDatastore {
+        /// Where it was looked for.
+        place: String,
+    },
+    /// A datastore, or something else, is already there.
+    #[error("{place} already holds {what}; choose an empty directory")]
+    Occupied {
+        /// Where it was to be.
+        place: String,
+        /// What is there.
+        what: String,
+    },
+    /// Another process has the datastore.
+    #[error("the datastore at {place} is in use by {holder}; wait for it to finish")]
+    Busy {
+        /// Where the datastore is.
+        place: String,
+        /// Who has it.
+        holder: String,
+    },
+    /// The disk is full.
+    #[error(
+        "the disk of {place} is full; nothing of this backup was kept, earlier ones are whole: free space and run it again"
+    )]
+    Full {
+        /// Where the datastore is.
+        place: String,
+    },
+    /// The file system failed.
+    #[error("cannot {action} {name} of the datastore at {place}; look at the disk's health")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        name: String,
+        /// Where the datastore is.
+        place: String,
+        /// How it failed.
+        source: io::Error,
+    },
+    /// Bytes were not what they should be.
+    #[error("{name} cannot be used")]
+    Format {
+        /// Which file or frame.
+        name: String,
+        /// Why.
+        source: FormatError,
+    },
+    /// The index is unusable.
+    #[error(
+        "the index of the datastore at {place} cannot be used ({reason}); rebuild it with `strongroom store recover`"
+    )]
+    Index {
+        /// Where the datastore is.
+        place: String,
+        /// What it failed with.
+        reason: String,
+    },
+    /// The operation needs keys.
+    #[error("the datastore {datastore} is locked; unlock it with its key set")]
+    Locked {
+        /// Which one.
+        datastore: DatastoreId,
+    },
+    /// The keys are not this datastore's.
+    #[error("these are not the keys of datastore {datastore}; bring the right key set")]
+    WrongKeys {
+        /// Which one.
+        datastore: DatastoreId,
+    },
+    /// No frame of this digest is there.
+    #[error("chunk {digest} is not in the datastore; run verify, then repair from another copy")]
+    NoChunk {
+        /// Its digest.
+        digest: Digest,
+    },
+    /// No snapshot of this name is there.
+    #[error("there is no snapshot {id} in the datastore")]
+    NoSnapshot {
+        /// Its name.
+        id: SnapshotId,
+    },
+    /// A snapshot of this name with other content is there.
+    #[error("snapshot {id} is already there with other content; a snapshot is never replaced")]
+    Conflict {
+        /// Its name.
+        id: SnapshotId,
+    },
+    /// It belongs to another datastore.
+    #[error("{name} belongs to datastore {found}, not to {datastore}")]
+    Foreign {
+        /// What.
+        name: String,
+        /// Where it belongs.
+        found: DatastoreId,
+        /// Where it was to go.
+        datastore: DatastoreId,
+    },
+    /// It refers to what is not there.
+    #[error("{name} refers to {missing}, which is not in the datastore; send that first")]
+    Incomplete {
+        /// What refers.
+        name: String,
+        /// What is missing.
+        missing: Digest,
+    },
+    /// A snapshot is signed by another key, or by none.
+    #[error("snapshot {id} is not signed by its site's key; it was not accepted")]
+    Signer {
+        /// Its name.
+        id: SnapshotId,
+    },
+    /// The signer failed.
+    #[error("the snapshot could not be signed: {reason}")]
+    Sign {
+        /// Why.
+        reason: String,
+    },
+    /// An entry cannot be stored.
+    #[error("the entry \"{path}\" cannot be stored")]
+    Entry {
+        /// Its path.
+        path: String,
+        /// Why.
+        source: FormatError,
+    },
+    /// Decrypted content does not have the digest it is stored under.
+    #[error(
+        "chunk {digest} holds other content than its name says; run verify, then repair from another copy"
+    )]
+    Content {
+        /// Its digest.
+        digest: Digest,
+    },
+    /// The system gave no random numbers.
+    #[error("the system gave no random numbers; try again")]
+    Random,
+    /// The caller asked for it.
+    #[error("cancelled")]
+    Cancelled,
+    /// This backup stopped because of an earlier failure.
+    #[error(transparent)]
+    Stopped(Arc<Error>),
+}
+
+/// Result of the engine's operations.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Wraps an I/O failure with what was done to which file.
+pub(crate) fn io_error(
+    place: &str,
+    action: &'static str,
+    name: &str,
+) -> impl FnOnce(io::Error) -> Error {
+    move |source| match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::Full {
+            place: place.to_owned(),
+        },
+        _ => Error::Io {
+            action,
+            name: name.to_owned(),
+            place: place.to_owned(),
+            source,
+        },
+    }
+}
+
+/// Wraps a failure to understand bytes with their name.
+pub(crate) fn format_error(name: impl Into<String>) -> impl FnOnce(FormatError) -> Error {
+    move |source| Error::Format {
+        name: name.into(),
+        source,
+    }
+}

@@ -1,0 +1,526 @@
+//! The way in: chunks to frames to packs to the index, shared by all backups of a datastore that
+//! run at the same time.
+//!
+//! ```text
+//! put_data → digest, look up → bounded queue → N workers: compress, encrypt ─→ data pack
+//! put_metadata → digest, look up, test references → compress, encrypt ───────→ metadata pack
+//! put_frame → test check and references ─────────────────────────────────────→ either
+//! ```
+//!
+//! What keeps the index closed under references at every moment and after every crash:
+//! metadata goes to packs of its own, and such a pack is only written out when every data pack
+//! begun before is durable and in the index; a metadata frame is only taken when all it refers to
+//! is already there; metadata packs are written out one after the other. So whatever of it a
+//! power cut leaves, no frame in a pack refers to a frame that is lost.
+
+use crate::compress::Packer;
+use crate::core::{Core, Keys, TEMPORARY, frame_name, pack_name, random};
+use crate::error::{Error, Result, format_error};
+use crate::progress::Progress;
+use crate::queue::Queue;
+use crate::storage::File;
+use format::frame::{Draft, Frame, Header, Kind};
+use format::pack::{PackHeader, Record, encode_footer};
+use format::{Digest, PackId};
+use std::collections::{BTreeSet, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+/// Bytes gathered before a pack's file is written to.
+const WRITE_SIZE: usize = 1 << 20;
+
+struct Job {
+    number: u64,
+    digest: Digest,
+    content: Vec<u8>,
+    keys: Arc<Keys>,
+    progress: Arc<Progress>,
+}
+
+/// Which of the two sorts of packs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lane {
+    Data,
+    Metadata,
+}
+
+struct OpenPack {
+    id: PackId,
+    name: String,
+    file: Arc<dyn File>,
+    buffer: Vec<u8>,
+    written: u64,
+    records: Vec<Record>,
+}
+
+impl OpenPack {
+    fn length(&self) -> u64 {
+        self.written + self.buffer.len() as u64
+    }
+}
+
+#[derive(Default)]
+struct Flow {
+    next_job: u64,
+    jobs: BTreeSet<u64>,
+    next_seal: u64,
+    seals: BTreeSet<u64>,
+    failed: Option<Arc<Error>>,
+}
+
+struct Shared {
+    core: Arc<Core>,
+    queue: Queue<Job>,
+    /// Digests on their way that the index does not have yet.
+    pending: Mutex<HashSet<Digest>>,
+    data: Mutex<Option<OpenPack>>,
+    metadata: Mutex<Option<OpenPack>>,
+    flow: Mutex<Flow>,
+    changed: Condvar,
+    broken: AtomicBool,
+    spare: Mutex<Vec<Vec<u8>>>,
+}
+
+/// The pipeline; dropping it ends its threads and keeps what was stored so far.
+pub(crate) struct Ingest {
+    shared: Arc<Shared>,
+    workers: Mutex<Vec<JoinHandle<()>>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Ingest {
+    pub(crate) fn new(core: Arc<Core>) -> Self {
+        let queue = Queue::new(core.options.threads * 8);
+        let shared = Shared {
+            core,
+            queue,
+            pending: Mutex::default(),
+            data: Mutex::default(),
+            metadata: Mutex::default(),
+            flow: Mutex::default(),
+            changed: Condvar::new(),
+            broken: AtomicBool::new(false),
+            spare: Mutex::default(),
+        };
+        Self {
+            shared: Arc::new(shared),
+            workers: Mutex::default(),
+        }
+    }
+
+    /// Whether it has failed and takes nothing any more.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.shared.broken.load(Ordering::Acquire)
+    }
+
+    /// Whether this chunk may be referred to by what is put next.
+    pub(crate) fn known(&self, digest: &Digest) -> Result<bool> {
+        self.shared.known(digest)
+    }
+
+    /// Stores a data chunk unless it is there; it becomes durable with the next flush.
+    pub(crate) fn put_data(
+        &self,
+        keys: &Arc<Keys>,
+        progress: &Arc<Progress>,
+        content: &[u8],
+    ) -> Result<Digest> {
+        self.shared.alive()?;
+        let digest = keys.digests.data(content);
+        if !self.shared.claim(&digest)? {
+            return Ok(digest);
+        }
+        progress.add_unique(content.len() as u64);
+        self.start_workers()?;
+        let mut buffer = locked(&self.shared.spare).pop().unwrap_or_default();
+        buffer.extend_from_slice(content);
+        let number = {
+            let mut flow = locked(&self.shared.flow);
+            let number = flow.next_job;
+            flow.next_job += 1;
+            flow.jobs.insert(number);
+            number
+        };
+        let job = Job {
+            number,
+            digest,
+            content: buffer,
+            keys: keys.clone(),
+            progress: progress.clone(),
+        };
+        match self.shared.queue.push(job) {
+            Ok(()) => Ok(digest),
+            Err(_) => Err(self.shared.failure()),
+        }
+    }
+
+    /// Stores a metadata frame unless it is there. Compressed here and now: there is little of
+    /// it, and order matters.
+    pub(crate) fn put_metadata(
+        &self,
+        keys: &Arc<Keys>,
+        progress: &Progress,
+        packer: &mut Packer,
+        kind: Kind,
+        refs: &[Digest],
+        content: &[u8],
+    ) -> Result<Digest> {
+        self.shared.alive()?;
+        let digest = keys.digests.metadata(kind, refs, content);
+        if !self.shared.claim(&digest)? {
+            return Ok(digest);
+        }
+        self.shared.require(&digest, refs)?;
+        progress.add_unique(content.len() as u64);
+        let mut raw = Vec::new();
+        let header = seal(keys, packer, kind, digest, refs, content, &mut raw)?;
+        progress.add_stored(raw.len() as u64);
+        self.shared.append(Lane::Metadata, &header, &raw)?;
+        Ok(digest)
+    }
+
+    /// Stores a frame as it came from another copy of this datastore; says whether it was new.
+    pub(crate) fn put_frame(&self, raw: &[u8]) -> Result<bool> {
+        self.shared.alive()?;
+        let datastore = self.shared.core.datastore;
+        let frame = Frame::parse(raw, datastore).map_err(format_error("the frame"))?;
+        let digest = frame.header.digest;
+        let refs: Vec<Digest> = frame.refs().collect();
+        if !self.shared.claim(&digest)? {
+            return Ok(false);
+        }
+        self.shared.require(&digest, &refs)?;
+        let lane = if frame.header.kind.has_refs() {
+            Lane::Metadata
+        } else {
+            Lane::Data
+        };
+        self.shared.append(lane, &frame.header, raw)?;
+        Ok(true)
+    }
+
+    /// Returns when everything put before is durable and in the index.
+    pub(crate) fn flush(&self) -> Result<()> {
+        self.shared.flush_data()?;
+        let mut open = locked(&self.shared.metadata);
+        match open.take() {
+            Some(pack) => self.shared.guarded(|| self.shared.seal(pack)),
+            None => Ok(()),
+        }
+    }
+
+    fn start_workers(&self) -> Result<()> {
+        let mut workers = locked(&self.workers);
+        while workers.len() < self.shared.core.options.threads.max(1) {
+            let shared = self.shared.clone();
+            let level = shared.core.options.level;
+            let worker = std::thread::Builder::new()
+                .name("engine-pack".into())
+                .spawn(move || shared.work(level))
+                .map_err(self.shared.core.io("start a thread for", "packs"))?;
+            workers.push(worker);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Ingest {
+    fn drop(&mut self) {
+        // what an abandoned backup stored is kept, so that its next run need not send it again
+        if !self.is_broken() && self.flush().is_err() {
+            self.shared.broken.store(true, Ordering::Release);
+        }
+        self.shared.queue.close();
+        for worker in locked(&self.workers).drain(..) {
+            // a worker's panic was already reported as this pipeline's failure
+            let _ = worker.join();
+        }
+    }
+}
+
+fn seal(
+    keys: &Keys,
+    packer: &mut Packer,
+    kind: Kind,
+    digest: Digest,
+    refs: &[Digest],
+    content: &[u8],
+    out: &mut Vec<u8>,
+) -> Result<Header> {
+    let length = content.len() as u32;
+    let mut draft = Draft::begin(out, kind, digest, length, refs, keys.epoch, random()?);
+    let compression = packer.pack(content, draft.payload());
+    draft
+        .seal(compression, &keys.frames)
+        .map_err(format_error(frame_name(&digest)))
+}
+
+impl Shared {
+    fn alive(&self) -> Result<()> {
+        if self.broken.load(Ordering::Acquire) {
+            Err(self.failure())
+        } else {
+            Ok(())
+        }
+    }
+
+    fn known(&self, digest: &Digest) -> Result<bool> {
+        Ok(locked(&self.pending).contains(digest) || self.core.index.usable(digest)?)
+    }
+
+    /// Takes on storing this chunk, unless it is stored or on its way.
+    fn claim(&self, digest: &Digest) -> Result<bool> {
+        Ok(!self.known(digest)? && locked(&self.pending).insert(*digest))
+    }
+
+    /// Gives a claim back when one of the references is missing.
+    fn require(&self, digest: &Digest, refs: &[Digest]) -> Result<()> {
+        for missing in refs {
+            if !self.known(missing)? {
+                locked(&self.pending).remove(digest);
+                return Err(Error::Incomplete {
+                    name: frame_name(digest),
+                    missing: *missing,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn failure(&self) -> Error {
+        match &locked(&self.flow).failed {
+            Some(error) => Error::Stopped(error.clone()),
+            None => Error::Cancelled,
+        }
+    }
+
+    /// Runs a step; when it fails, the whole pipeline has failed.
+    fn guarded<T>(&self, step: impl FnOnce() -> Result<T>) -> Result<T> {
+        step().map_err(|error| {
+            let error = match error {
+                Error::Stopped(earlier) => earlier,
+                other => Arc::new(other),
+            };
+            self.broken.store(true, Ordering::Release);
+            let first = locked(&self.flow).failed.get_or_insert(error).clone();
+            self.queue.close();
+            self.changed.notify_all();
+            for lane in [Lane::Data, Lane::Metadata] {
+                // the metadata lane may be held by the caller, who then removes its own pack
+                if let Ok(mut open) = self.lane(lane).try_lock()
+                    && let Some(pack) = open.take()
+                {
+                    let _ = self.core.storage.remove(&pack.name);
+                }
+            }
+            Error::Stopped(first)
+        })
+    }
+
+    fn work(&self, level: i32) {
+        // a panic here must not leave a backup waiting for ever
+        struct Alarm<'a>(&'a Shared);
+        impl Drop for Alarm<'_> {
+            fn drop(&mut self) {
+                if std::thread::panicking() {
+                    let _ = self.0.guarded(|| Err::<(), _>(Error::Cancelled));
+                }
+            }
+        }
+        let _alarm = Alarm(self);
+        let mut frame = Vec::new();
+        let packer = Packer::new(level).map_err(self.core.io("compress for", "packs"));
+        let Ok(mut packer) = self.guarded(|| packer) else {
+            return;
+        };
+        while let Some(mut job) = self.queue.pop() {
+            let stored = self.guarded(|| {
+                self.alive()?;
+                frame.clear();
+                let header = seal(
+                    &job.keys,
+                    &mut packer,
+                    Kind::Data,
+                    job.digest,
+                    &[],
+                    &job.content,
+                    &mut frame,
+                )?;
+                job.progress.add_stored(frame.len() as u64);
+                let full = self.append_to(Lane::Data, &header, &frame)?;
+                locked(&self.flow).jobs.remove(&job.number);
+                self.changed.notify_all();
+                full.map_or(Ok(()), |(number, pack)| self.seal_data(number, pack))
+            });
+            if stored.is_err() {
+                return;
+            }
+            job.content.clear();
+            locked(&self.spare).push(job.content);
+        }
+    }
+
+    fn lane(&self, lane: Lane) -> &Mutex<Option<OpenPack>> {
+        match lane {
+            Lane::Data => &self.data,
+            Lane::Metadata => &self.metadata,
+        }
+    }
+
+    fn append(&self, lane: Lane, header: &Header, raw: &[u8]) -> Result<()> {
+        self.guarded(|| {
+            let full = self.append_to(lane, header, raw)?;
+            full.map_or(Ok(()), |(number, pack)| self.seal_data(number, pack))
+        })
+    }
+
+    /// Appends a frame to the lane's pack. A data pack that is full comes back to be sealed; a
+    /// metadata pack is sealed here, under its lock, so that these go out in order.
+    fn append_to(
+        &self,
+        lane: Lane,
+        header: &Header,
+        raw: &[u8],
+    ) -> Result<Option<(u64, OpenPack)>> {
+        let mut open = locked(self.lane(lane));
+        let mut pack = match open.take() {
+            Some(pack) => pack,
+            None => self.begin_pack()?,
+        };
+        pack.records.push(Record::of(header, pack.length() as u32));
+        pack.buffer.extend_from_slice(raw);
+        if pack.buffer.len() >= WRITE_SIZE
+            && let Err(error) = self.write_out(&mut pack)
+        {
+            let _ = self.core.storage.remove(&pack.name);
+            return Err(error);
+        }
+        if pack.length() < self.core.options.pack_size.into() {
+            *open = Some(pack);
+            return Ok(None);
+        }
+        match lane {
+            Lane::Data => Ok(Some((self.begin_seal(), pack))),
+            Lane::Metadata => {
+                self.flush_data()?;
+                self.seal(pack)?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn begin_pack(&self) -> Result<OpenPack> {
+        let id = PackId(random()?);
+        let name = format!("{TEMPORARY}/{id}.pack");
+        let file = self
+            .core
+            .storage
+            .create(&name)
+            .map_err(self.core.io("create", &name))?;
+        let header = PackHeader {
+            datastore: self.core.datastore,
+            pack: id,
+        };
+        let buffer = header.encode().to_vec();
+        Ok(OpenPack {
+            id,
+            name,
+            file,
+            buffer,
+            written: 0,
+            records: Vec::new(),
+        })
+    }
+
+    fn write_out(&self, pack: &mut OpenPack) -> Result<()> {
+        pack.file
+            .write_at(&pack.buffer, pack.written)
+            .map_err(self.core.io("write", &pack.name))?;
+        pack.written += pack.buffer.len() as u64;
+        pack.buffer.clear();
+        Ok(())
+    }
+
+    fn begin_seal(&self) -> u64 {
+        let mut flow = locked(&self.flow);
+        let number = flow.next_seal;
+        flow.next_seal += 1;
+        flow.seals.insert(number);
+        number
+    }
+
+    fn seal_data(&self, number: u64, pack: OpenPack) -> Result<()> {
+        self.seal(pack)?;
+        locked(&self.flow).seals.remove(&number);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Ends a pack, makes it durable under its name, and then enters it into the index.
+    fn seal(&self, mut pack: OpenPack) -> Result<()> {
+        let header = PackHeader {
+            datastore: self.core.datastore,
+            pack: pack.id,
+        };
+        pack.buffer
+            .extend_from_slice(&encode_footer(&header, &pack.records));
+        let target = pack_name(pack.id);
+        let durable = self.write_out(&mut pack).and_then(|()| {
+            pack.file.sync().map_err(self.core.io("sync", &pack.name))?;
+            let storage = &self.core.storage;
+            storage
+                .rename(&pack.name, &target)
+                .map_err(self.core.io("rename", &pack.name))?;
+            storage
+                .sync_dir(crate::core::PACKS)
+                .map_err(self.core.io("sync", crate::core::PACKS))
+        });
+        if let Err(error) = durable {
+            let _ = self.core.storage.remove(&pack.name);
+            return Err(error);
+        }
+        let digests: Vec<Digest> = pack.records.iter().map(|r| r.digest).collect();
+        self.core.index.add_packs(&[(pack.id, pack.records)])?;
+        let mut pending = locked(&self.pending);
+        digests.iter().for_each(|digest| {
+            pending.remove(digest);
+        });
+        Ok(())
+    }
+
+    /// Returns when all data put before is durable and in the index.
+    fn flush_data(&self) -> Result<()> {
+        self.alive()?;
+        let jobs_before = locked(&self.flow).next_job;
+        self.wait(|flow| flow.jobs.first().is_none_or(|first| *first >= jobs_before))?;
+        let last = locked(&self.data)
+            .take()
+            .map(|pack| (self.begin_seal(), pack));
+        if let Some((number, pack)) = last {
+            self.guarded(|| self.seal_data(number, pack))?;
+        }
+        let seals_before = locked(&self.flow).next_seal;
+        self.wait(|flow| {
+            flow.seals
+                .first()
+                .is_none_or(|first| *first >= seals_before)
+        })
+    }
+
+    fn wait(&self, done: impl Fn(&Flow) -> bool) -> Result<()> {
+        let flow = self
+            .changed
+            .wait_while(locked(&self.flow), |flow| {
+                flow.failed.is_none() && !done(flow)
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        match &flow.failed {
+            Some(error) => Err(Error::Stopped(error.clone())),
+            None => Ok(()),
+        }
+    }
+}

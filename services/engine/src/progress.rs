@@ -1,0 +1,70 @@
+//! Counters that a running operation moves and anybody may look at.
+
+use crate::error::{Error, Result};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+/// How far an operation is; cheap to read at any time from any thread.
+#[derive(Debug, Default)]
+pub struct Progress {
+    bytes: AtomicU64,
+    files: AtomicU64,
+    unique: AtomicU64,
+    stored: AtomicU64,
+    cancelled: AtomicBool,
+}
+
+/// The counters at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Bytes gone through.
+    pub bytes: u64,
+    /// Entries (backup, restore) or packs (verify) gone through.
+    pub files: u64,
+    /// Bytes of content that the datastore did not have.
+    pub unique: u64,
+    /// Bytes of frames written.
+    pub stored: u64,
+}
+
+impl Progress {
+    /// The counters now.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            bytes: self.bytes.load(Relaxed),
+            files: self.files.load(Relaxed),
+            unique: self.unique.load(Relaxed),
+            stored: self.stored.load(Relaxed),
+        }
+    }
+
+    /// Makes the operation end with [`Error::Cancelled`] soon.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Relaxed);
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.cancelled.load(Relaxed) {
+            Err(Error::Cancelled)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Adds bytes gone through.
+    pub fn add_bytes(&self, count: u64) {
+        self.bytes.fetch_add(count, Relaxed);
+    }
+
+    /// Adds one entry or pack gone through.
+    pub fn add_file(&self) {
+        self.files.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn add_unique(&self, count: u64) {
+        self.unique.fetch_add(count, Relaxed);
+    }
+
+    pub(crate) fn add_stored(&self, count: u64) {
+        self.stored.fetch_add(count, Relaxed);
+    }
+}

@@ -1,0 +1,172 @@
+//! A directory of a file system.
+
+use super::{File, Guard, Storage};
+use nix::fcntl::{Flock, FlockArg};
+use std::fs;
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A datastore's directory. Nobody but its owner gets to read what is made in it.
+#[derive(Debug)]
+pub struct Directory {
+    path: PathBuf,
+}
+
+impl Directory {
+    /// A directory that exists.
+    ///
+    /// # Errors
+    /// When it does not, or is no directory.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        if fs::metadata(path)?.is_dir() {
+            Ok(Self {
+                path: path.to_owned(),
+            })
+        } else {
+            Err(io::ErrorKind::NotADirectory.into())
+        }
+    }
+
+    /// A directory, made if need be together with those above it.
+    ///
+    /// # Errors
+    /// What the file system fails with.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)?;
+        let this = Self::open(path)?;
+        if let Some(parent) = fs::canonicalize(path)?.parent() {
+            fs::File::open(parent)?.sync_all()?;
+        }
+        Ok(this)
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        if name.is_empty() {
+            self.path.clone()
+        } else {
+            self.path.join(name)
+        }
+    }
+}
+
+impl Storage for Directory {
+    fn place(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        let mut options = fs::OpenOptions::new();
+        options.read(true).write(true).create_new(true).mode(0o600);
+        Ok(Arc::new(options.open(self.at(name))?))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(self.at(name))?;
+        Ok(Arc::new(file))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.at(from), self.at(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.at(name))
+    }
+
+    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
+        let entries = match fs::read_dir(self.at(dir)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other?,
+        };
+        // names that are not text are not ours
+        let name =
+            |entry: io::Result<fs::DirEntry>| entry.map(|e| e.file_name().into_string().ok());
+        let mut names: Vec<String> = entries
+            .filter_map(|e| name(e).transpose())
+            .collect::<Result<_, _>>()?;
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn make_dir(&self, dir: &str) -> io::Result<()> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(self.at(dir))
+    }
+
+    fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        fs::File::open(self.at(dir))?.sync_all()
+    }
+
+    fn lock(&self) -> io::Result<Box<dyn Guard>> {
+        let mut options = fs::OpenOptions::new();
+        options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600);
+        let file = options.open(self.at("lock"))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(mut held) => {
+                held.set_len(0)?;
+                held.rewind()?;
+                write!(held, "{}", std::process::id())?;
+                Ok(Box::new(Held(held)))
+            }
+            Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
+                let mut text = String::new();
+                (&mut file).take(20).read_to_string(&mut text)?;
+                let holder = text
+                    .parse::<u32>()
+                    .map_or("another process".into(), |p| format!("process {p}"));
+                Err(io::Error::new(io::ErrorKind::WouldBlock, holder))
+            }
+            Err((_, errno)) => Err(errno.into()),
+        }
+    }
+}
+
+struct Held(#[expect(dead_code, reason = "holds the lock until dropped")] Flock<fs::File>);
+
+impl Guard for Held {}
+
+impl File for fs::File {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while done < buffer.len() {
+            match FileExt::read_at(self, &mut buffer[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.write_all_at(bytes, offset)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.metadata().map(|m| m.len())
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        fs::File::set_len(self, length)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+}

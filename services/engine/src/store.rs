@@ -1,0 +1,298 @@
+//! A datastore: making, opening and unlocking one.
+
+use crate::core::{Core, Keys, Options, PACKS, SNAPSHOTS, TEMPORARY, random, write_whole};
+use crate::error::{Error, Result, format_error, io_error};
+use crate::index::{INDEX, Totals};
+use crate::ingest::Ingest;
+use crate::progress::Progress;
+use crate::read::{Entries, Pieces, SnapshotInfo};
+use crate::storage::{Guard, Storage};
+use crate::writer::{SnapshotMeta, SnapshotWriter};
+use format::entry::Entry;
+use format::leaf::Content;
+use format::superblock::{Profile, SUPERBLOCK_LEN, Superblock};
+use format::{DatastoreId, DigestKeys, Keyset, SnapshotId};
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use zeroize::Zeroizing;
+
+/// The file that makes a directory a datastore.
+const SUPERBLOCK: &str = "datastore";
+
+/// Snapshots that cannot be read, with why.
+pub type Unreadable = Vec<(SnapshotId, Error)>;
+
+/// Sums over a datastore.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Number of snapshots.
+    pub snapshots: u64,
+    /// Bytes of content of all snapshots, as their sources had it.
+    pub logical: u64,
+    /// Sums over all chunks.
+    pub totals: Totals,
+}
+
+/// An open datastore. One process holds it; any number of threads use it.
+pub struct Store {
+    pub(crate) core: Arc<Core>,
+    superblock: Superblock,
+    ingest: Mutex<Option<Arc<Ingest>>>,
+    _guard: Box<dyn Guard>,
+}
+
+impl Store {
+    /// A new key set with one epoch, for a new datastore of a new name.
+    ///
+    /// # Errors
+    /// [`Error::Random`].
+    pub fn new_keyset() -> Result<Keyset> {
+        Ok(Keyset {
+            datastore_id: DatastoreId(random()?),
+            dedup: Zeroizing::new(random()?),
+            epochs: BTreeMap::from([(1, Zeroizing::new(random()?))]),
+        })
+    }
+
+    /// What the datastore file of a new datastore with these keys says.
+    pub fn superblock_for(keyset: &Keyset, profile: Profile) -> Superblock {
+        let datastore = keyset.datastore_id;
+        let key_check = Some(DigestKeys::new(&keyset.dedup).key_check(&datastore.0));
+        Superblock {
+            datastore,
+            profile,
+            key_check,
+        }
+    }
+
+    /// Makes an empty datastore in an empty storage, locked. For a copy of another datastore take
+    /// that one's superblock, with the profile of this end.
+    ///
+    /// # Errors
+    /// [`Error::Occupied`], or an I/O failure.
+    pub fn init(
+        storage: Arc<dyn Storage>,
+        superblock: Superblock,
+        options: Options,
+    ) -> Result<Self> {
+        let place = storage.place();
+        let guard = lock(&*storage)?;
+        let there = storage
+            .list("")
+            .map_err(io_error(&place, "list", "the directory"))?;
+        // the lock's own file and a file system's lost+found are no content
+        if let Some(what) = there
+            .iter()
+            .find(|n| !["lock", "lost+found"].contains(&n.as_str()))
+        {
+            let what = if what == SUPERBLOCK {
+                "a datastore".into()
+            } else {
+                what.clone()
+            };
+            return Err(Error::Occupied { place, what });
+        }
+        for dir in [PACKS, SNAPSHOTS, TEMPORARY] {
+            storage
+                .make_dir(dir)
+                .map_err(io_error(&place, "make", dir))?;
+        }
+        storage
+            .create(INDEX)
+            .map_err(io_error(&place, "create", INDEX))?;
+        storage
+            .sync_dir("")
+            .map_err(io_error(&place, "sync", "the directory"))?;
+        // last: a directory without it is no datastore
+        write_whole(&*storage, "", SUPERBLOCK, &superblock.encode())?;
+        Self::with(storage, guard, superblock, options)
+    }
+
+    /// Opens a datastore, locked. What a power cut left half done is removed or completed; an
+    /// index that cannot be used is made anew from the packs.
+    ///
+    /// # Errors
+    /// [`Error::NoDatastore`], [`Error::Busy`], a newer format, or an I/O failure.
+    pub fn open(storage: Arc<dyn Storage>, options: Options) -> Result<Self> {
+        let place = storage.place();
+        let file = storage
+            .open(SUPERBLOCK)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => Error::NoDatastore {
+                    place: place.clone(),
+                },
+                _ => io_error(&place, "open", SUPERBLOCK)(error),
+            })?;
+        let bytes = crate::storage::read_exact(&*file, 0, SUPERBLOCK_LEN)
+            .map_err(io_error(&place, "read", SUPERBLOCK))?;
+        let superblock = Superblock::parse(&bytes).map_err(format_error(SUPERBLOCK))?;
+        let guard = lock(&*storage)?;
+        Self::with(storage, guard, superblock, options)
+    }
+
+    fn with(
+        storage: Arc<dyn Storage>,
+        guard: Box<dyn Guard>,
+        superblock: Superblock,
+        options: Options,
+    ) -> Result<Self> {
+        let place = storage.place();
+        storage
+            .make_dir(TEMPORARY)
+            .map_err(io_error(&place, "make", TEMPORARY))?;
+        for name in storage
+            .list(TEMPORARY)
+            .map_err(io_error(&place, "list", TEMPORARY))?
+        {
+            let name = format!("{TEMPORARY}/{name}");
+            storage
+                .remove(&name)
+                .map_err(io_error(&place, "remove", &name))?;
+        }
+        let index = crate::recover::usable_index(&storage, superblock.datastore, options.cache)?;
+        let core = Arc::new(Core::new(storage, superblock.datastore, options, index));
+        Ok(Self {
+            core,
+            superblock,
+            ingest: Mutex::new(None),
+            _guard: guard,
+        })
+    }
+
+    /// Its name.
+    pub fn datastore(&self) -> DatastoreId {
+        self.core.datastore
+    }
+
+    /// What its datastore file says.
+    pub fn superblock(&self) -> &Superblock {
+        &self.superblock
+    }
+
+    /// Brings the keys, so that backups and restores can be made.
+    ///
+    /// # Errors
+    /// [`Error::WrongKeys`].
+    pub fn unlock(&self, keyset: &Keyset) -> Result<()> {
+        let wrong = Error::WrongKeys {
+            datastore: self.core.datastore,
+        };
+        if keyset.datastore_id != self.core.datastore {
+            return Err(wrong);
+        }
+        let keys = Keys::new(keyset)?;
+        if self
+            .superblock
+            .key_check
+            .is_some_and(|c| c != keys.digests.key_check(&self.core.datastore.0))
+        {
+            return Err(wrong);
+        }
+        *self
+            .core
+            .keys
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(keys));
+        Ok(())
+    }
+
+    /// Forgets the keys; operations that run keep theirs until they end.
+    pub fn lock(&self) {
+        *self
+            .core
+            .keys
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Whether it has keys.
+    pub fn is_unlocked(&self) -> bool {
+        self.core.keys().is_ok()
+    }
+
+    /// The pipeline all backups share; after a failure the next backup gets a new one.
+    pub(crate) fn ingest(&self) -> Result<Arc<Ingest>> {
+        let mut ingest = self.ingest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = ingest.as_ref().filter(|i| !i.is_broken()) {
+            return Ok(running.clone());
+        }
+        self.core.index.reopen()?;
+        let fresh = Arc::new(Ingest::new(self.core.clone()));
+        *ingest = Some(fresh.clone());
+        Ok(fresh)
+    }
+
+    /// Begins a backup, whose counters are `progress`.
+    ///
+    /// # Errors
+    /// [`Error::Locked`], or the index cannot be opened again after a failure.
+    pub fn begin(&self, meta: SnapshotMeta, progress: Arc<Progress>) -> Result<SnapshotWriter> {
+        SnapshotWriter::begin(self.core.clone(), self.ingest()?, meta, progress)
+    }
+
+    /// All snapshots, newest first; with the encrypted part where the datastore is unlocked.
+    /// Snapshots that cannot be read are the second list, with why.
+    ///
+    /// # Errors
+    /// The directory cannot be listed.
+    pub fn snapshots(&self) -> Result<(Vec<SnapshotInfo>, Unreadable)> {
+        let (mut good, mut bad) = (Vec::new(), Vec::new());
+        for id in self.core.snapshot_ids()? {
+            match self.core.info(id) {
+                Ok(info) => good.push(info),
+                Err(error) => bad.push((id, error)),
+            }
+        }
+        good.sort_by_key(|info| std::cmp::Reverse((info.clear.time, info.clear.id)));
+        Ok((good, bad))
+    }
+
+    /// One snapshot.
+    ///
+    /// # Errors
+    /// [`Error::NoSnapshot`], or it cannot be read.
+    pub fn snapshot(&self, id: SnapshotId) -> Result<SnapshotInfo> {
+        self.core.info(id)
+    }
+
+    /// The entries of a snapshot in order, those at or below a path (empty for all).
+    ///
+    /// # Errors
+    /// [`Error::Locked`], [`Error::NoSnapshot`], or it cannot be read.
+    pub fn entries(&self, id: SnapshotId, below: &[u8]) -> Result<Entries> {
+        Entries::new(self.core.clone(), id, below)
+    }
+
+    /// The bytes of a file of [`Store::entries`].
+    ///
+    /// # Errors
+    /// [`Error::Locked`].
+    pub fn pieces(&self, entry: &Entry, content: &Content) -> Result<Pieces> {
+        Pieces::new(self.core.clone(), entry, content)
+    }
+
+    /// Sums over the datastore.
+    ///
+    /// # Errors
+    /// The index or the directory cannot be read.
+    pub fn stats(&self) -> Result<Stats> {
+        let (snapshots, _) = self.snapshots()?;
+        Ok(Stats {
+            snapshots: snapshots.len() as u64,
+            logical: snapshots.iter().map(|s| s.clear.logical).sum(),
+            totals: self.core.index.totals()?,
+        })
+    }
+}
+
+fn lock(storage: &dyn Storage) -> Result<Box<dyn Guard>> {
+    let place = storage.place();
+    storage.lock().map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => Error::Busy {
+            place: place.clone(),
+            holder: error.to_string(),
+        },
+        _ => io_error(&place, "lock", "the directory")(error),
+    })
+}

@@ -1,0 +1,216 @@
+//! Building a snapshot's tree: entries to leaves to nodes, ends chosen by content, so that an
+//! unchanged stretch gives the frames that are there already (docs/format.md, "Trees").
+
+use crate::compress::Packer;
+use crate::core::Keys;
+use crate::error::{Error, Result};
+use crate::ingest::Ingest;
+use crate::progress::Progress;
+use format::Digest;
+use format::entry::{Entry, Extent};
+use format::extents::{ExtentList, length_of};
+use format::frame::Kind;
+use format::leaf::{Content, LeafBuilder, MAX_INLINE, MAX_LEAF_PATHS};
+use format::node::{Child, Node};
+use std::sync::Arc;
+
+/// A leaf may end from this weight on, does so after about as much again, and must at the last.
+const LEAF_MIN: usize = 32 << 10;
+const LEAF_MAX: usize = 256 << 10;
+/// One path in so many ends a leaf that is long enough.
+const LEAF_ONE_IN: u64 = 256;
+/// Children of a node, items of an extent list: fewest, one in so many ends it, most.
+const LIST_MIN: usize = 32;
+const LIST_ONE_IN: u64 = 128;
+const LIST_MAX: usize = 1024;
+
+/// Where metadata frames go.
+pub(crate) struct Sink<'a> {
+    pub(crate) ingest: &'a Ingest,
+    pub(crate) keys: &'a Arc<Keys>,
+    pub(crate) progress: &'a Progress,
+    pub(crate) packer: &'a mut Packer,
+}
+
+impl Sink<'_> {
+    fn put(&mut self, kind: Kind, (content, refs): (Vec<u8>, Vec<Digest>)) -> Result<Digest> {
+        self.ingest
+            .put_metadata(self.keys, self.progress, self.packer, kind, &refs, &content)
+    }
+}
+
+/// Whether a list may end after this item: a property of the item alone.
+fn ends_list(digest: &Digest) -> bool {
+    let [a, b, c, d, ..] = digest.0;
+    u64::from(u32::from_le_bytes([a, b, c, d])).is_multiple_of(LIST_ONE_IN)
+}
+
+fn is_full(count: usize, last: Option<&Digest>) -> bool {
+    count >= LIST_MAX || (count >= LIST_MIN && last.is_some_and(ends_list))
+}
+
+/// What was stored of a tree.
+pub(crate) struct Built {
+    pub(crate) root: Digest,
+    pub(crate) entries: u64,
+    pub(crate) bytes: u64,
+}
+
+#[derive(Default)]
+pub(crate) struct TreeBuilder {
+    leaf: LeafBuilder,
+    first_path: Vec<u8>,
+    leaf_bytes: u64,
+    /// Children waiting for their node, by level of that node less 1.
+    levels: Vec<Vec<Child>>,
+    entries: u64,
+    bytes: u64,
+}
+
+impl TreeBuilder {
+    /// Adds an entry, whose content is chunks that the datastore has or has claimed.
+    pub(crate) fn add(&mut self, sink: &mut Sink<'_>, keys: &Keys, entry: &Entry) -> Result<()> {
+        let content = if entry.content.len() > MAX_INLINE {
+            Content::List(put_extents(sink, &entry.content)?)
+        } else {
+            Content::Inline
+        };
+        if self.leaf.count() == 0 {
+            self.first_path.clone_from(&entry.path);
+        }
+        self.leaf
+            .push(entry, &content)
+            .map_err(|source| Error::Entry {
+                path: String::from_utf8_lossy(&entry.path).into_owned(),
+                source,
+            })?;
+        self.leaf_bytes += entry.size;
+        let weight = self.leaf.weight();
+        let chosen = weight >= LEAF_MIN
+            && keys
+                .digests
+                .path_boundary(&entry.path)
+                .is_multiple_of(LEAF_ONE_IN);
+        if chosen || weight >= LEAF_MAX || self.leaf.path_bytes() >= MAX_LEAF_PATHS / 2 {
+            self.end_leaf(sink)?;
+        }
+        Ok(())
+    }
+
+    fn end_leaf(&mut self, sink: &mut Sink<'_>) -> Result<()> {
+        let entries = u64::from(self.leaf.count());
+        let digest = sink.put(Kind::Leaf, self.leaf.finish())?;
+        let bytes = std::mem::take(&mut self.leaf_bytes);
+        self.entries += entries;
+        self.bytes += bytes;
+        let first_path = std::mem::take(&mut self.first_path);
+        self.push(
+            sink,
+            0,
+            Child {
+                digest,
+                first_path,
+                entries,
+                bytes,
+            },
+        )
+    }
+
+    fn push(&mut self, sink: &mut Sink<'_>, level: usize, child: Child) -> Result<()> {
+        if self.levels.len() == level {
+            self.levels.push(Vec::new());
+        }
+        let digest = child.digest;
+        self.levels[level].push(child);
+        if is_full(self.levels[level].len(), Some(&digest)) {
+            let children = std::mem::take(&mut self.levels[level]);
+            self.end_node(sink, level, children)?;
+        }
+        Ok(())
+    }
+
+    fn end_node(&mut self, sink: &mut Sink<'_>, level: usize, children: Vec<Child>) -> Result<()> {
+        let entries = children.iter().map(|c| c.entries).sum();
+        let bytes = children.iter().map(|c| c.bytes).sum();
+        let first_path = children[0].first_path.clone();
+        let node = Node {
+            level: level as u8 + 1,
+            children,
+        };
+        let digest = sink.put(Kind::Node, node.encode())?;
+        self.push(
+            sink,
+            level + 1,
+            Child {
+                digest,
+                first_path,
+                entries,
+                bytes,
+            },
+        )
+    }
+
+    /// Ends the tree; one without entries is one empty leaf.
+    pub(crate) fn finish(mut self, sink: &mut Sink<'_>) -> Result<Built> {
+        if self.leaf.count() > 0 || self.levels.is_empty() {
+            self.end_leaf(sink)?;
+        }
+        let mut level = 0;
+        let root = loop {
+            let children = std::mem::take(&mut self.levels[level]);
+            let top = level + 1 == self.levels.len();
+            match &children[..] {
+                [only] if top => break only.digest,
+                [] => {}
+                _ => self.end_node(sink, level, children)?,
+            }
+            level += 1;
+        };
+        Ok(Built {
+            root,
+            entries: self.entries,
+            bytes: self.bytes,
+        })
+    }
+}
+
+/// Stores the list of a large file's extents; answers the digest of its topmost list.
+fn put_extents(sink: &mut Sink<'_>, extents: &[Extent]) -> Result<Digest> {
+    let mut lists: Vec<(Digest, u64)> = Vec::new();
+    let mut from = 0;
+    for (at, extent) in extents.iter().enumerate() {
+        let last = match extent {
+            Extent::Data { digest, .. } => Some(digest),
+            Extent::Hole { .. } => None,
+        };
+        if is_full(at + 1 - from, last) || at + 1 == extents.len() {
+            let part = &extents[from..=at];
+            let list = ExtentList::Extents(part.to_vec());
+            lists.push((
+                sink.put(Kind::Extents, list.encode())?,
+                part.iter().map(length_of).sum(),
+            ));
+            from = at + 1;
+        }
+    }
+    let mut level = 1;
+    while lists.len() > 1 {
+        let mut above = Vec::new();
+        let mut children = Vec::new();
+        let count = lists.len();
+        for (at, (digest, length)) in lists.into_iter().enumerate() {
+            children.push((digest, length));
+            if is_full(children.len(), Some(&digest)) || at + 1 == count {
+                let sum = children.iter().map(|(_, length)| length).sum();
+                let list = ExtentList::Lists {
+                    level,
+                    children: std::mem::take(&mut children),
+                };
+                above.push((sink.put(Kind::Extents, list.encode())?, sum));
+            }
+        }
+        lists = above;
+        level += 1;
+    }
+    Ok(lists[0].0)
+}

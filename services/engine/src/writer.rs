@@ -1,0 +1,199 @@
+//! One backup on its way in.
+
+use crate::compress::Packer;
+use crate::core::{Core, Keys, SNAPSHOTS, random};
+use crate::error::{Error, Result, format_error};
+use crate::ingest::Ingest;
+use crate::progress::Progress;
+use crate::read::SnapshotInfo;
+use crate::tree::{Sink, TreeBuilder};
+use format::entry::{Entry, Timestamp};
+use format::frame::{FrameKeys, MAX_PLAIN, check_at_end};
+use format::snapshot::{Clear, Details, MAX_PROBLEMS, Problem, Snapshot, Unsigned};
+use format::{Digest, SnapshotId};
+use std::sync::Arc;
+
+/// Signs snapshots; the key lives elsewhere (keyd).
+pub trait Signer {
+    /// The Ed25519 public key.
+    fn public(&self) -> [u8; 32];
+    /// The signature over `strongroom manifest v1`, NUL and this hash.
+    ///
+    /// # Errors
+    /// A sentence.
+    fn sign(&self, hash: &[u8; 32]) -> std::result::Result<[u8; 64], String>;
+}
+
+/// What a backup is of.
+#[derive(Clone, Debug, Default)]
+pub struct SnapshotMeta {
+    /// When it began.
+    pub time: Timestamp,
+    /// The snapshot that it follows, if any.
+    pub parent: Option<SnapshotId>,
+    /// The part that is encrypted; problems are added by [`SnapshotWriter::problem`].
+    pub details: Details,
+}
+
+/// A backup that runs. Dropped before [`SnapshotWriter::commit`], nothing of it is visible; its
+/// chunks stay for the next one to find.
+pub struct SnapshotWriter {
+    core: Arc<Core>,
+    ingest: Arc<Ingest>,
+    keys: Arc<Keys>,
+    progress: Arc<Progress>,
+    packer: Packer,
+    tree: TreeBuilder,
+    meta: SnapshotMeta,
+}
+
+impl SnapshotWriter {
+    pub(crate) fn begin(
+        core: Arc<Core>,
+        ingest: Arc<Ingest>,
+        meta: SnapshotMeta,
+        progress: Arc<Progress>,
+    ) -> Result<Self> {
+        let keys = core.keys()?;
+        let packer = Packer::new(core.options.level).map_err(core.io("compress for", "packs"))?;
+        Ok(Self {
+            core,
+            ingest,
+            keys,
+            progress,
+            packer,
+            tree: TreeBuilder::default(),
+            meta,
+        })
+    }
+
+    /// Stores a chunk of at most 4 MiB unless it is there, and answers its digest. It is durable
+    /// with the commit.
+    ///
+    /// # Errors
+    /// The pipeline's first failure: a full disk, an I/O error.
+    pub fn put_chunk(&self, content: &[u8]) -> Result<Digest> {
+        self.progress.check()?;
+        if content.len() > MAX_PLAIN {
+            let source = format::FormatError::Field {
+                what: "chunk",
+                field: "length",
+            };
+            return Err(Error::Format {
+                name: "a chunk".into(),
+                source,
+            });
+        }
+        self.ingest.put_data(&self.keys, &self.progress, content)
+    }
+
+    /// The digest this datastore has for a chunk, stored or not.
+    pub fn digest_of(&self, content: &[u8]) -> Digest {
+        self.keys.digests.data(content)
+    }
+
+    /// Whether an entry may refer to this chunk without its being put.
+    ///
+    /// # Errors
+    /// The index failed.
+    pub fn known(&self, digest: &Digest) -> Result<bool> {
+        self.ingest.known(digest)
+    }
+
+    /// Adds the next entry in the order of paths; its extents name chunks put before, or known.
+    ///
+    /// # Errors
+    /// An entry out of order or out of bounds; a chunk that is not there; the pipeline's failure.
+    pub fn add_entry(&mut self, entry: &Entry) -> Result<()> {
+        self.progress.check()?;
+        let mut sink = Sink {
+            ingest: &self.ingest,
+            keys: &self.keys,
+            progress: &self.progress,
+            packer: &mut self.packer,
+        };
+        self.tree.add(&mut sink, &self.keys, entry)?;
+        self.progress.add_file();
+        Ok(())
+    }
+
+    /// Notes a file that was skipped or changed while it was read.
+    pub fn problem(&mut self, path: &[u8], text: &str) {
+        let details = &mut self.meta.details;
+        details.problem_count += 1;
+        if details.problems.len() < MAX_PROBLEMS {
+            details.problems.push(Problem {
+                path: path.to_vec(),
+                text: text.to_owned(),
+            });
+        }
+    }
+
+    /// The counters of this backup.
+    pub fn progress(&self) -> &Arc<Progress> {
+        &self.progress
+    }
+
+    /// Makes the snapshot durable and visible: when this returns it survives a power cut.
+    ///
+    /// # Errors
+    /// The pipeline's failure, or the signer's; then the snapshot does not exist.
+    pub fn commit(mut self, signer: Option<&dyn Signer>) -> Result<SnapshotInfo> {
+        self.progress.check()?;
+        let mut sink = Sink {
+            ingest: &self.ingest,
+            keys: &self.keys,
+            progress: &self.progress,
+            packer: &mut self.packer,
+        };
+        let built = self.tree.finish(&mut sink)?;
+        self.ingest.flush()?;
+        let root = self.core.read_frame(&built.root)?;
+        let counts = self.progress.counts();
+        let id = SnapshotId(random()?);
+        let clear = Clear {
+            datastore: self.core.datastore,
+            id,
+            group: self.keys.digests.group(self.meta.details.group.as_bytes()),
+            time: self.meta.time,
+            root: built.root,
+            root_check: check_at_end(&root).map_err(format_error("the tree's root"))?,
+            logical: built.bytes,
+            entries: built.entries,
+            unique: counts.unique,
+            stored: counts.stored,
+            lock_until: 0,
+            parent: self.meta.parent,
+            signer: signer.map(Signer::public),
+        };
+        let bytes = sealed(&clear, &self.meta.details, &self.keys.frames, signer)?;
+        let length = bytes.len() as u64;
+        self.core
+            .write_whole(SNAPSHOTS, &crate::read::snapshot_name(id), &bytes)?;
+        self.progress.add_stored(length);
+        let snapshot = Snapshot::parse(bytes).map_err(format_error(format!("snapshot {id}")))?;
+        Ok(SnapshotInfo {
+            clear: snapshot.clear,
+            details: Some(self.meta.details),
+        })
+    }
+}
+
+fn sealed(
+    clear: &Clear,
+    details: &Details,
+    keys: &FrameKeys,
+    signer: Option<&dyn Signer>,
+) -> Result<Vec<u8>> {
+    let unsigned = Unsigned::new(clear, details, keys, random()?)
+        .map_err(format_error(format!("snapshot {}", clear.id)))?;
+    let signature = match signer {
+        Some(signer) => Some(
+            signer
+                .sign(&unsigned.message())
+                .map_err(|reason| Error::Sign { reason })?,
+        ),
+        None => None,
+    };
+    Ok(unsigned.finish(signature))
+}
