@@ -8,6 +8,7 @@ use crate::signer::{Kind, Signer, generate};
 use crate::store::{Changes, Store};
 use crate::wrap;
 use contract::Error;
+use data_encoding::HEXLOWER;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyUsagePurpose, SanType, SerialNumber, SubjectPublicKeyInfo, date_time_ymd,
@@ -77,6 +78,22 @@ pub(crate) fn certificate(store: &Store, which: Which) -> Result<Option<Vec<u8>>
 
 /// The authority's certificate, DER; made at the first call. `name` goes into its subject.
 pub(crate) fn make(store: &mut Store, which: Which, name: &str) -> Result<Vec<u8>, Error> {
+    make_with(store, which, name, Vec::new())
+}
+
+/// The fleet authority's. It names the centre's public wrap key: who pins the one pins the other,
+/// and nobody in between can have a tenant key sealed to himself.
+pub(crate) fn make_fleet(store: &mut Store, name: &str, wrap: &[u8]) -> Result<Vec<u8>, Error> {
+    let wrap = uri(format!("strongroom:wrap:{}", HEXLOWER.encode(wrap)))?;
+    make_with(store, Which::Fleet, name, vec![wrap])
+}
+
+fn make_with(
+    store: &mut Store,
+    which: Which,
+    name: &str,
+    names: Vec<SanType>,
+) -> Result<Vec<u8>, Error> {
     if let Some(certificate) = certificate(store, which)? {
         return Ok(certificate);
     }
@@ -84,6 +101,7 @@ pub(crate) fn make(store: &mut Store, which: Which, name: &str) -> Result<Vec<u8
     let signer = Signer::new(Kind::P256, &pkcs8)?;
     let mut params = params(name)?;
     params.serial_number = Some(serial()?);
+    params.subject_alt_names = names;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let der = params
@@ -175,6 +193,9 @@ pub(crate) fn check_grant(
 ) -> Result<(), Error> {
     let refuse =
         |why: &str| Error::InvalidArgument(format!("the centre's grant {why}; enrol anew"));
+    if fleet.len() > MAX_DER || chain.len() > 4 || chain.iter().any(|der| der.len() > MAX_DER) {
+        return Err(refuse("is too long"));
+    }
     let leaf = chain
         .first()
         .ok_or_else(|| refuse("holds no certificate"))?;

@@ -9,7 +9,7 @@ pub(crate) const CALLERS: &[(&str, &[&str])] = &[
     ("PoolKey", &["poold"]),
     ("UplinkKey", &["uplinkd"]),
     ("DatastoreKeyset", &["engined"]),
-    ("Sign", &["engined"]),
+    ("Sign", &["engined", "enrold"]),
     ("ServerCertificate", &["portald"]),
     ("SiteIdentity", &["portald"]),
     ("IssueAgent", &["portald"]),

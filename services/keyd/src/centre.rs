@@ -67,11 +67,12 @@ pub(crate) fn init(store: &mut Store, name: &str) -> Result<(Vec<u8>, Vec<u8>), 
         ));
     }
     let wrap = store.get_or_make::<32>(WRAP)?;
-    let fleet = authority::make(store, Which::Fleet, &format!("Strongroom fleet {name}"))?;
+    let public = custody::x25519_public(&wrap)?;
+    let fleet = authority::make_fleet(store, &format!("Strongroom fleet {name}"), &public)?;
     if !is_one(store)? {
         store.apply(Changes::default().put(CENTRE, name.as_bytes()))?;
     }
-    Ok((fleet, custody::x25519_public(&wrap)?.to_vec()))
+    Ok((fleet, public.to_vec()))
 }
 
 /// Signs a site's identity.

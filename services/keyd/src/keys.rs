@@ -83,9 +83,10 @@ pub(crate) fn identity_public(store: &mut Store) -> Result<Vec<u8>, Error> {
 
 /// Signs as this machine's identity; see the XML for what exactly.
 pub(crate) fn sign(store: &mut Store, purpose: &str, message: &[u8]) -> Result<Vec<u8>, Error> {
-    if !["manifest", "session"].contains(&purpose) {
+    if !["manifest", "session", "custody"].contains(&purpose) {
         return Err(Error::InvalidArgument(format!(
-            "nothing is signed for the purpose \"{purpose}\"; it is \"manifest\" or \"session\""
+            "nothing is signed for the purpose \"{purpose}\"; it is \"manifest\", \"session\" \
+             or \"custody\""
         )));
     }
     let signer = Signer::new(Kind::Ed25519, &identity(store)?)?;

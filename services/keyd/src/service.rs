@@ -170,6 +170,13 @@ impl Keys {
         purpose: String,
         message: Vec<u8>,
     ) -> Result<Vec<u8>, Error> {
+        // each daemon signs for its own purposes only
+        let signer = if purpose == "custody" {
+            "enrold"
+        } else {
+            "engined"
+        };
+        runtime::caller::require(bus, &header, &[signer]).await?;
         self.store(bus, &header, &emitter, move |store| {
             keys::sign(store, &purpose, &message)
         })
