@@ -158,7 +158,6 @@ impl Prepared {
                 .iter()
                 .map(|p| WirePath(p.as_os_str().as_bytes().to_vec()))
                 .collect(),
-            time: seconds(began),
         };
         let (items, queue) = mpsc::channel(128);
         let distrust = Arc::new(AtomicBool::new(false));
@@ -183,11 +182,4 @@ fn shortened(text: &str, most: usize) -> String {
         .rev()
         .find(|at| text.is_char_boundary(*at));
     text[..end.unwrap_or(0)].to_owned()
-}
-
-fn seconds(time: SystemTime) -> i64 {
-    time.duration_since(SystemTime::UNIX_EPOCH)
-        .ok()
-        .and_then(|d| i64::try_from(d.as_secs()).ok())
-        .unwrap_or(0)
 }

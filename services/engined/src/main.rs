@@ -1,3 +1,5 @@
 //! Sole owner of datastores: intake, restore, replication.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    runtime::main("engined", engined::run)
+}

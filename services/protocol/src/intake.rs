@@ -47,8 +47,6 @@ pub struct Begin {
     /// What is protected, as the operator named it.
     #[serde(deserialize_with = "list::<MAX_ROOTS, _, _>")]
     pub paths: Vec<Path>,
-    /// When the backup began: seconds since the Unix epoch, by the server's clock.
-    pub time: i64,
 }
 
 /// A path.
@@ -271,7 +269,6 @@ mod tests {
             host: "h".into(),
             source: "Debian".into(),
             paths: vec![],
-            time: 0,
         })
     }
 

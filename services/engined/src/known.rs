@@ -1,0 +1,265 @@
+//! What one agent has brought: its own digests, and the store's for the same chunks.
+//!
+//! Agents ask with digests under a key of their own; this says which they may be told are known:
+//! what they themselves have sent. One redb file for each agent, beside its datastore on the pool.
+//! It can be lost: the agent then sends again what the store has, and nothing is stored twice.
+//! What it says is held against the store before it is believed.
+
+use format::Digest;
+use redb::{Builder, Database, Durability, ReadableDatabase, TableDefinition};
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+/// Agent's digest → store's digest and the chunk's length (u32, little-endian).
+const CHUNKS: TableDefinition<&[u8; 32], &[u8; 36]> = TableDefinition::new("chunks");
+/// Memory for a file's cache, bytes.
+const CACHE: usize = 16 << 20;
+/// Chunks held in memory before they are written.
+const BATCH: usize = 16 << 10;
+
+/// A chunk in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Chunk {
+    /// The store's digest.
+    pub(crate) digest: Digest,
+    /// Bytes in it.
+    pub(crate) length: u32,
+}
+
+impl Chunk {
+    fn to_bytes(self) -> [u8; 36] {
+        let mut out = [0; 36];
+        out[..32].copy_from_slice(&self.digest.0);
+        out[32..].copy_from_slice(&self.length.to_le_bytes());
+        out
+    }
+
+    fn from_bytes(bytes: &[u8; 36]) -> Self {
+        let (digest, length) = bytes.split_at(32);
+        Self {
+            digest: Digest(std::array::from_fn(|i| digest[i])),
+            length: u32::from_le_bytes(std::array::from_fn(|i| length[i])),
+        }
+    }
+}
+
+/// What one agent has brought. Several backups of it may run at once.
+pub(crate) struct Known {
+    database: Database,
+    fresh: Mutex<HashMap<Digest, Chunk>>,
+}
+
+fn failed(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
+    let error: redb_error::Boxed = Box::new(error);
+    match redb_error::io(&*error) {
+        Some(kind) => io::Error::new(kind, error),
+        None => io::Error::other(error),
+    }
+}
+
+mod redb_error {
+    //! A full disk is told from a damaged file by the I/O error below redb's.
+    use std::error::Error;
+    use std::io::ErrorKind;
+
+    pub(super) type Boxed = Box<dyn Error + Send + Sync>;
+
+    pub(super) fn io(error: &(dyn Error + 'static)) -> Option<ErrorKind> {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            if let Some(io) = error.downcast_ref::<std::io::Error>() {
+                return Some(io.kind());
+            }
+            if let Some(redb::StorageError::Io(io)) = error.downcast_ref() {
+                return Some(io.kind());
+            }
+            next = error.source();
+        }
+        None
+    }
+}
+
+impl Known {
+    /// Opens the file, or begins anew when there is none or it cannot be read.
+    fn open(path: &Path) -> io::Result<Self> {
+        let open = || Builder::new().set_cache_size(CACHE).create(path);
+        let database = open().or_else(|error| {
+            tracing::warn!("{} begins anew: {error}", path.display());
+            std::fs::remove_file(path).map_err(redb::DatabaseError::from)?;
+            open()
+        });
+        let known = Self {
+            database: database.map_err(failed)?,
+            fresh: Mutex::default(),
+        };
+        known.write(&HashMap::new())?;
+        Ok(known)
+    }
+
+    /// The chunk of this agent's digest.
+    pub(crate) fn find(&self, digest: &Digest) -> io::Result<Option<Chunk>> {
+        if let Some(chunk) = self.fresh().get(digest) {
+            return Ok(Some(*chunk));
+        }
+        let read = self.database.begin_read().map_err(failed)?;
+        let table = read.open_table(CHUNKS).map_err(failed)?;
+        let found = table.get(&digest.0).map_err(failed)?;
+        Ok(found.map(|bytes| Chunk::from_bytes(bytes.value())))
+    }
+
+    /// Notes a chunk the agent has brought.
+    pub(crate) fn add(&self, digest: Digest, chunk: Chunk) -> io::Result<()> {
+        let full = {
+            let mut fresh = self.fresh();
+            fresh.insert(digest, chunk);
+            (fresh.len() >= BATCH).then(|| fresh.clone())
+        };
+        match full {
+            Some(batch) => self.write_out(&batch),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes out what was noted.
+    pub(crate) fn flush(&self) -> io::Result<()> {
+        let batch = self.fresh().clone();
+        self.write_out(&batch)
+    }
+
+    fn write_out(&self, batch: &HashMap<Digest, Chunk>) -> io::Result<()> {
+        self.write(batch)?;
+        self.fresh().retain(|digest, _| !batch.contains_key(digest));
+        Ok(())
+    }
+
+    fn write(&self, batch: &HashMap<Digest, Chunk>) -> io::Result<()> {
+        let mut write = self.database.begin_write().map_err(failed)?;
+        // it may be lost, so it need not wait for the disk
+        write.set_durability(Durability::None).map_err(failed)?;
+        {
+            let mut table = write.open_table(CHUNKS).map_err(failed)?;
+            for (digest, chunk) in batch {
+                table.insert(&digest.0, &chunk.to_bytes()).map_err(failed)?;
+            }
+        }
+        write.commit().map_err(failed)
+    }
+
+    fn fresh(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Chunk>> {
+        self.fresh.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Known {
+    fn drop(&mut self) {
+        // what was brought and not committed need not be brought again either
+        let kept = self.flush().and_then(|()| {
+            let mut write = self.database.begin_write().map_err(failed)?;
+            write
+                .set_durability(Durability::Immediate)
+                .map_err(failed)?;
+            write.commit().map_err(failed)
+        });
+        if let Err(error) = kept {
+            tracing::warn!(
+                "what an agent brought could not be noted, it sends that again: {error}"
+            );
+        }
+    }
+}
+
+/// The files of all agents of one datastore, each open once.
+pub(crate) struct KnownOfAll {
+    dir: PathBuf,
+    open: Mutex<HashMap<String, Weak<Known>>>,
+}
+
+impl KnownOfAll {
+    pub(crate) fn new(dir: PathBuf) -> Self {
+        Self {
+            dir,
+            open: Mutex::default(),
+        }
+    }
+
+    /// That of an agent, whose id keyd made.
+    pub(crate) fn of(&self, agent: &str) -> io::Result<Arc<Known>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = open.get(agent).and_then(Weak::upgrade) {
+            return Ok(known);
+        }
+        std::fs::create_dir_all(&self.dir)?;
+        // an id is what a peer says it is: nothing of it becomes a path
+        let name = blake3::hash(agent.as_bytes()).to_hex();
+        let known = Arc::new(Known::open(&self.dir.join(format!("{name}.redb")))?);
+        open.retain(|_, known| known.strong_count() > 0);
+        open.insert(agent.to_owned(), Arc::downgrade(&known));
+        Ok(known)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunk(n: u32) -> Chunk {
+        Chunk {
+            digest: Digest([n as u8; 32]),
+            length: n,
+        }
+    }
+
+    fn name(n: u32) -> Digest {
+        let mut bytes = [0; 32];
+        bytes[..4].copy_from_slice(&n.to_le_bytes());
+        Digest(bytes)
+    }
+
+    #[test]
+    fn each_agent_finds_what_it_brought_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let all = KnownOfAll::new(dir.path().join("side"));
+        let count = BATCH as u32 + 5;
+        let (a, again, b) = (
+            all.of("a").unwrap(),
+            all.of("a").unwrap(),
+            all.of("../b").unwrap(),
+        );
+        for n in 0..count {
+            a.add(name(n), chunk(n)).unwrap();
+        }
+        for n in [0, 1, BATCH as u32 - 1, count - 1] {
+            assert_eq!(again.find(&name(n)).unwrap(), Some(chunk(n)), "{n}");
+            assert_eq!(b.find(&name(n)).unwrap(), None);
+        }
+        assert_eq!(a.find(&name(count)).unwrap(), None);
+        drop((a, again));
+        assert_eq!(
+            all.of("a").unwrap().find(&name(count - 1)).unwrap(),
+            Some(chunk(count - 1))
+        );
+        assert_eq!(
+            std::fs::read_dir(dir.path().join("side")).unwrap().count(),
+            2
+        );
+    }
+
+    #[test]
+    fn a_damaged_file_begins_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let all = KnownOfAll::new(dir.path().into());
+        drop(all.of("a").unwrap());
+        let file = std::fs::read_dir(dir.path())
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap()
+            .path();
+        std::fs::write(&file, b"no database").unwrap();
+        let known = all.of("a").unwrap();
+        known.add(name(1), chunk(1)).unwrap();
+        assert_eq!(known.find(&name(1)).unwrap(), Some(chunk(1)));
+    }
+}

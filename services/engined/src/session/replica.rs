@@ -1,0 +1,111 @@
+//! A site's copy on its way into its replica at this centre.
+
+use super::{Ended, Line};
+use crate::house::House;
+use crate::peers::Site;
+use crate::store::{Datastore, told};
+use contract::Error;
+use format::{DatastoreId, Digest, SnapshotId};
+use protocol::replication::{FromCentre, FromSite, ReceiveError, Receiver, Sink};
+use protocol::session::Verdict;
+use std::sync::Arc;
+
+/// Serves a session from the verdict on.
+pub(super) fn serve(house: &Arc<House>, site: &Site, line: &mut Line) -> Result<(), Ended> {
+    line.send(&Verdict::Welcome)?;
+    let mut sink = Replica {
+        house,
+        site,
+        store: None,
+    };
+    let mut receiver = Receiver::default();
+    while !receiver.is_done() {
+        let message: FromSite = line.expect()?;
+        let answers = match receiver.receive(message, &mut sink) {
+            Ok(answers) => answers,
+            Err(error) => {
+                let error = match error {
+                    ReceiveError::Wire(error) => Ended::Wire(error),
+                    ReceiveError::Sink(error) => Ended::Told(error),
+                };
+                if let Some(sentence) = error.sentence() {
+                    line.send(&FromCentre::failed(sentence))?;
+                    line.linger();
+                }
+                return Err(error);
+            }
+        };
+        for answer in answers {
+            line.send(&answer)?;
+        }
+    }
+    Ok(())
+}
+
+struct Replica<'a> {
+    house: &'a Arc<House>,
+    site: &'a Site,
+    store: Option<Arc<Datastore>>,
+}
+
+/// However the session ends, what arrived is made durable, so that it is not sent again.
+impl Drop for Replica<'_> {
+    fn drop(&mut self) {
+        if let Some(store) = &self.store
+            && let Err(error) = store.flush()
+        {
+            tracing::warn!("what arrived could not be kept: {}", told(error).text());
+        }
+    }
+}
+
+impl Replica<'_> {
+    fn store(&self) -> Result<&Arc<Datastore>, Error> {
+        self.store
+            .as_ref()
+            .ok_or_else(|| Error::Failed("a replica that is not open".into()))
+    }
+}
+
+impl Sink for Replica<'_> {
+    type Error = Error;
+
+    fn open(
+        &mut self,
+        datastore: DatastoreId,
+        superblock: &[u8],
+    ) -> Result<Vec<SnapshotId>, Error> {
+        if datastore != self.site.datastore {
+            return Err(Error::NotAuthorised(format!(
+                "datastore {datastore} is not this site's; enrol the site again"
+            )));
+        }
+        let store = self.house.make_replica(datastore, superblock)?;
+        let held = store.snapshots()?.iter().map(|s| s.id).collect();
+        self.store = Some(store);
+        Ok(held)
+    }
+
+    fn has(&mut self, digest: &Digest) -> Result<bool, Error> {
+        let has = self
+            .store()?
+            .has(std::slice::from_ref(digest))
+            .map_err(told)?;
+        Ok(has == [true])
+    }
+
+    fn put_frame(&mut self, frame: &[u8]) -> Result<(), Error> {
+        self.house.check_running()?;
+        self.store()?.put_frame(frame).map_err(told)
+    }
+
+    fn put_snapshot(&mut self, file: Vec<u8>) -> Result<SnapshotId, Error> {
+        let clear = self
+            .store()?
+            .put_snapshot(file, &self.site.public)
+            .map_err(told)?;
+        let id = clear.id;
+        self.house.copied(clear);
+        Ok(id)
+    }
+}
