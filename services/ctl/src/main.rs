@@ -1,6 +1,7 @@
 //! `strongroom`, the command line.
 
 mod appliance;
+mod store;
 
 use clap::Parser;
 use std::process::ExitCode;
@@ -20,6 +21,11 @@ struct Arguments {
 enum Command {
     #[command(flatten)]
     Appliance(appliance::Command),
+    /// A datastore in a directory of this machine, without any daemon
+    Store {
+        #[command(subcommand)]
+        command: store::Command,
+    },
 }
 
 fn main() -> ExitCode {
@@ -32,10 +38,13 @@ fn main() -> ExitCode {
             runtime
                 .map_err(Into::into)
                 .and_then(|r| r.block_on(appliance::run(command, arguments.json)))
+                .map(|()| store::Outcome::Done)
         }
+        Command::Store { command } => store::run(command, arguments.json),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(store::Outcome::Done) => ExitCode::SUCCESS,
+        Ok(store::Outcome::Incomplete) => ExitCode::from(1),
         Err(error) => {
             eprintln!("strongroom: {error:#}");
             ExitCode::from(2)

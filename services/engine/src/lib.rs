@@ -38,4 +38,4 @@ pub use progress::{Counts, Progress};
 pub use read::{Entries, Piece, Pieces, SnapshotInfo};
 pub use store::{Stats, Store, Unreadable};
 pub use verify::Report;
-pub use writer::{Signer, SnapshotMeta, SnapshotWriter};
+pub use writer::{Chunks, Signer, SnapshotMeta, SnapshotWriter};

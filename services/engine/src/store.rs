@@ -264,6 +264,14 @@ impl Store {
         Entries::new(self.core.clone(), id, below)
     }
 
+    /// The digest this datastore has for a data chunk, stored or not.
+    ///
+    /// # Errors
+    /// [`Error::Locked`].
+    pub fn digest_of(&self, content: &[u8]) -> Result<format::Digest> {
+        Ok(self.core.keys()?.digests.data(content))
+    }
+
     /// The bytes of a file of [`Store::entries`].
     ///
     /// # Errors

@@ -35,6 +35,41 @@ pub struct SnapshotMeta {
     pub details: Details,
 }
 
+/// Stores chunks of a backup that runs, from as many threads as there are clones.
+#[derive(Clone)]
+pub struct Chunks {
+    ingest: Arc<Ingest>,
+    keys: Arc<Keys>,
+    progress: Arc<Progress>,
+}
+
+impl Chunks {
+    /// Stores a chunk of at most 4 MiB unless it is there, and answers its digest. It is durable
+    /// with the commit.
+    ///
+    /// # Errors
+    /// The pipeline's first failure: a full disk, an I/O error.
+    pub fn put(&self, content: &[u8]) -> Result<Digest> {
+        self.progress.check()?;
+        if content.len() > MAX_PLAIN {
+            let source = format::FormatError::Field {
+                what: "chunk",
+                field: "length",
+            };
+            return Err(Error::Format {
+                name: "a chunk".into(),
+                source,
+            });
+        }
+        self.ingest.put_data(&self.keys, &self.progress, content)
+    }
+
+    /// Counts bytes of the source gone through.
+    pub fn add_bytes(&self, count: u64) {
+        self.progress.add_bytes(count);
+    }
+}
+
 /// A backup that runs. Dropped before [`SnapshotWriter::commit`], nothing of it is visible; its
 /// chunks stay for the next one to find.
 pub struct SnapshotWriter {
@@ -67,24 +102,26 @@ impl SnapshotWriter {
         })
     }
 
-    /// Stores a chunk of at most 4 MiB unless it is there, and answers its digest. It is durable
-    /// with the commit.
+    /// See [`Chunks::put`].
     ///
     /// # Errors
-    /// The pipeline's first failure: a full disk, an I/O error.
+    /// As there.
     pub fn put_chunk(&self, content: &[u8]) -> Result<Digest> {
-        self.progress.check()?;
-        if content.len() > MAX_PLAIN {
-            let source = format::FormatError::Field {
-                what: "chunk",
-                field: "length",
-            };
-            return Err(Error::Format {
-                name: "a chunk".into(),
-                source,
-            });
+        self.chunks().put(content)
+    }
+
+    /// A way to store chunks from other threads while entries are added here.
+    pub fn chunks(&self) -> Chunks {
+        Chunks {
+            ingest: self.ingest.clone(),
+            keys: self.keys.clone(),
+            progress: self.progress.clone(),
         }
-        self.ingest.put_data(&self.keys, &self.progress, content)
+    }
+
+    /// Seed with which to cut what is backed up ([`chunking::Cutter::new`]).
+    pub fn cut_seed(&self) -> u64 {
+        self.keys.digests.cut_seed()
     }
 
     /// The digest this datastore has for a chunk, stored or not.

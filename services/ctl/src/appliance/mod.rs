@@ -3,7 +3,7 @@
 mod centre;
 mod jobs;
 mod restore;
-mod show;
+pub(crate) mod show;
 mod snapshots;
 mod status;
 mod wait;

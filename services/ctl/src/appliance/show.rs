@@ -101,7 +101,7 @@ pub(super) fn time_of(fields: &Fields, name: &str) -> String {
 }
 
 /// Bytes as people read them: 1000-based, three digits.
-pub(super) fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     let mut scaled = bytes as f64;
     for unit in ["B", "kB", "MB", "GB", "TB"] {
         if scaled < 999.5 {
@@ -120,7 +120,7 @@ pub(super) fn size(bytes: u64) -> String {
 }
 
 /// Unix seconds as local time to the second.
-pub(super) fn time(seconds: i64) -> String {
+pub(crate) fn time(seconds: i64) -> String {
     jiff::Timestamp::from_second(seconds).map_or_else(
         |_| "-".into(),
         |t| {
@@ -132,7 +132,7 @@ pub(super) fn time(seconds: i64) -> String {
 }
 
 /// Rows under a header, columns as wide as their widest cell.
-pub(super) fn table(header: &[&str], rows: &[Vec<String>]) {
+pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) {
     if rows.is_empty() {
         println!("none");
         return;

@@ -1,0 +1,183 @@
+//! `strongroom store snapshots`, `verify`, `stats` and `recover`.
+
+use super::meter::Meter;
+use super::{Outcome, answer, open, open_with_key, outcome, path_json, ratio, show, tell};
+use anyhow::{Context, Result};
+use clap::Args;
+use engine::storage::directory::Directory;
+use engine::{Options, Progress, SnapshotInfo, Store};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+/// Which datastore.
+#[derive(Args)]
+pub(crate) struct Snapshots {
+    /// The datastore's directory
+    dir: PathBuf,
+    /// Its key file, to see names and paths
+    #[arg(long)]
+    key_file: Option<PathBuf>,
+}
+
+impl Snapshots {
+    pub(super) fn run(&self, json: bool) -> Result<Outcome> {
+        let store = open_with_key(&self.dir, self.key_file.as_deref())?;
+        let (snapshots, unreadable) = store.snapshots()?;
+        let bad: Vec<String> = unreadable
+            .into_iter()
+            .map(|(id, error)| format!("snapshot {id}: {:#}", anyhow::Error::from(error)))
+            .collect();
+        answer(
+            json,
+            json!({ "snapshots": snapshots.iter().map(document).collect::<Vec<_>>(), "unreadable": bad }),
+            || {
+                let header = [
+                    "SNAPSHOT", "TIME", "GROUP", "PATHS", "ENTRIES", "LOGICAL", "NEW", "STORED",
+                    "SKIPPED",
+                ];
+                show::table(&header, &snapshots.iter().map(row).collect::<Vec<_>>());
+                if !bad.is_empty() {
+                    eprintln!("{} snapshots cannot be read:", bad.len());
+                    tell(&bad, bad.len() as u64);
+                }
+            },
+        )?;
+        Ok(outcome(bad.len() as u64))
+    }
+}
+
+fn document(snapshot: &SnapshotInfo) -> serde_json::Value {
+    let clear = &snapshot.clear;
+    let details = snapshot.details.as_ref();
+    json!({
+        "id": clear.id.to_string(), "time": clear.time.seconds, "nanos": clear.time.nanos,
+        "group_id": clear.group.to_string(), "parent": clear.parent.map(|p| p.to_string()),
+        "entries": clear.entries, "logical": clear.logical,
+        "unique": clear.unique, "stored": clear.stored, "signed": clear.signer.is_some(),
+        "group": details.map(|d| &d.group), "host": details.map(|d| &d.host),
+        "source": details.map(|d| &d.source),
+        "paths": details.map(|d| d.paths.iter().map(|p| path_json(p)).collect::<Vec<_>>()),
+        "problem_count": details.map(|d| d.problem_count),
+    })
+}
+
+fn row(snapshot: &SnapshotInfo) -> Vec<String> {
+    let clear = &snapshot.clear;
+    let known = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+    let details = snapshot.details.as_ref();
+    let paths = details.map(|d| {
+        let shown: Vec<_> = d.paths.iter().map(|p| filetree::shown(p)).collect();
+        shown.join(", ")
+    });
+    vec![
+        clear.id.to_string(),
+        show::time(clear.time.seconds),
+        known(details.map(|d| d.group.clone())),
+        known(paths),
+        clear.entries.to_string(),
+        show::size(clear.logical),
+        show::size(clear.unique),
+        show::size(clear.stored),
+        known(details.map(|d| d.problem_count.to_string())),
+    ]
+}
+
+/// What to verify.
+#[derive(Args)]
+pub(crate) struct Verify {
+    /// The datastore's directory
+    dir: PathBuf,
+    /// Its key file: chunks are then opened and their digests computed again
+    #[arg(long)]
+    key_file: Option<PathBuf>,
+}
+
+impl Verify {
+    pub(super) fn run(&self, json: bool) -> Result<Outcome> {
+        let store = open_with_key(&self.dir, self.key_file.as_deref())?;
+        let progress = Arc::new(Progress::default());
+        let total = store.stats()?.totals.stored;
+        let meter = Meter::start(progress.clone(), Arc::new(AtomicU64::new(total)));
+        let report = store.verify(&progress)?;
+        drop(meter);
+        let packs = progress.counts().files;
+        let ids = |list: &[format::SnapshotId]| -> Vec<String> {
+            list.iter().map(ToString::to_string).collect()
+        };
+        answer(
+            json,
+            json!({
+                "packs": packs, "frames": report.frames, "bytes": report.bytes,
+                "damaged": report.damaged.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "snapshots": ids(&report.snapshots), "findings": report.findings,
+            }),
+            || {
+                println!(
+                    "{} frames in {packs} packs, {} read{}; {} chunks damaged, {} snapshots affected",
+                    report.frames,
+                    show::size(report.bytes),
+                    if store.is_unlocked() {
+                        " and opened"
+                    } else {
+                        ""
+                    },
+                    report.damaged.len(),
+                    report.snapshots.len()
+                );
+                tell(&report.findings, report.findings.len() as u64);
+            },
+        )?;
+        Ok(outcome(report.findings.len() as u64))
+    }
+}
+
+pub(super) fn stats(dir: &Path, json: bool) -> Result<Outcome> {
+    let store = open(dir)?;
+    let stats = store.stats()?;
+    let totals = stats.totals;
+    answer(
+        json,
+        json!({
+            "datastore": store.datastore().to_string(), "snapshots": stats.snapshots,
+            "logical": stats.logical, "chunks": totals.chunks,
+            "unique": totals.unique, "stored": totals.stored,
+        }),
+        || {
+            println!("Datastore {}", store.datastore());
+            println!("Snapshots  {}", stats.snapshots);
+            println!("Logical    {}", show::size(stats.logical));
+            println!(
+                "Unique     {} in {} chunks",
+                show::size(totals.unique),
+                totals.chunks
+            );
+            println!(
+                "Stored     {} ({})",
+                show::size(totals.stored),
+                ratio(stats.logical, totals.stored)
+            );
+        },
+    )?;
+    Ok(Outcome::Done)
+}
+
+pub(super) fn recover(dir: &Path, json: bool) -> Result<Outcome> {
+    let directory = Directory::open(dir)
+        .with_context(|| format!("{} cannot be opened as a datastore", dir.display()))?;
+    let store = Store::recover(Arc::new(directory), Options::default())?;
+    let totals = store.stats()?.totals;
+    answer(
+        json,
+        json!({ "chunks": totals.chunks, "unique": totals.unique, "stored": totals.stored }),
+        || {
+            println!(
+                "The index is made anew: {} chunks, {} stored. `strongroom store verify` reads them all.",
+                totals.chunks,
+                show::size(totals.stored)
+            );
+        },
+    )?;
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,138 @@
+//! Progress of a running operation on standard error: a bar on a terminal, plain lines elsewhere.
+
+use crate::appliance::show;
+use engine::{Counts, Progress};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How often a bar moves, and how often a plain line is written.
+const BAR: Duration = Duration::from_millis(150);
+const LINE: Duration = Duration::from_secs(10);
+
+const SPINNER: &str = "{spinner} {decimal_bytes}  {decimal_bytes_per_sec}  {msg}";
+const WHOLE: &str = "{spinner} {bar:30} {percent:>3} %  {decimal_bytes} of \
+                     {decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left  {msg}";
+
+/// Shows an operation's counters until dropped.
+pub(super) struct Meter {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Meter {
+    /// Whether anybody watches a bar; then the total is worth finding out.
+    pub(super) fn is_watched() -> bool {
+        std::io::stderr().is_terminal()
+    }
+
+    /// Shows `progress`, whose end is `total` bytes; 0 as long as that is not known.
+    pub(super) fn start(progress: Arc<Progress>, total: Arc<AtomicU64>) -> Self {
+        let (stop, stopped) = channel::<()>();
+        let bar = Self::is_watched().then(ProgressBar::no_length);
+        let every = if bar.is_some() { BAR } else { LINE };
+        let began = Instant::now();
+        let watch = move || {
+            while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
+                let (counts, total) = (progress.counts(), total.load(Relaxed));
+                match &bar {
+                    Some(bar) => move_bar(bar, counts, total),
+                    None => eprintln!("{}", line(counts, total, began.elapsed())),
+                }
+            }
+            if let Some(bar) = bar {
+                bar.finish_and_clear();
+            }
+        };
+        // without a thread there is no progress to see, and nothing else is lost
+        let thread = std::thread::Builder::new()
+            .name("progress".into())
+            .spawn(watch)
+            .ok();
+        Self {
+            stop: Some(stop),
+            thread,
+        }
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn move_bar(bar: &ProgressBar, counts: Counts, total: u64) {
+    if bar.length().is_none() {
+        let known = total > 0;
+        let style = ProgressStyle::with_template(if known { WHOLE } else { SPINNER });
+        bar.set_style(style.expect("a fixed template"));
+        if known {
+            bar.set_length(total);
+        }
+    }
+    bar.set_position(counts.bytes);
+    bar.set_message(dedup(counts));
+    bar.tick();
+}
+
+/// What deduplication and compression make of it, where something is stored.
+fn dedup(counts: Counts) -> String {
+    if counts.stored == 0 {
+        return String::new();
+    }
+    let whole = super::ratio(counts.bytes, counts.stored);
+    format!("{} new, {whole}", show::size(counts.unique))
+}
+
+fn line(counts: Counts, total: u64, elapsed: Duration) -> String {
+    let rate = counts.bytes as f64 / elapsed.as_secs_f64().max(0.001);
+    let mut parts = vec![if total > 0 {
+        format!("{} of {}", show::size(counts.bytes), show::size(total))
+    } else {
+        show::size(counts.bytes)
+    }];
+    parts.push(format!("{}/s", show::size(rate as u64)));
+    if total > counts.bytes && rate >= 1.0 {
+        let left = ((total - counts.bytes) as f64 / rate) as u64;
+        parts.push(format!(
+            "{}:{:02}:{:02} left",
+            left / 3600,
+            left / 60 % 60,
+            left % 60
+        ));
+    }
+    parts.extend(Some(dedup(counts)).filter(|d| !d.is_empty()));
+    parts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_leaves_out_what_is_unknown() {
+        let counts = Counts {
+            bytes: 50_000_000,
+            ..Counts::default()
+        };
+        let second = Duration::from_secs(1);
+        assert_eq!(line(counts, 0, second), "50.0 MB, 50.0 MB/s");
+        let counts = Counts {
+            unique: 20_000_000,
+            stored: 10_000_000,
+            ..counts
+        };
+        assert_eq!(
+            line(counts, 300_000_000, second),
+            "50.0 MB of 300 MB, 50.0 MB/s, 0:00:05 left, 20.0 MB new, 5.0:1"
+        );
+    }
+}

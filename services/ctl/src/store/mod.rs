@@ -1,0 +1,232 @@
+//! `strongroom store`: a datastore in a plain directory, for rescue, tests and benchmarks.
+
+mod backup;
+mod keyfile;
+mod list;
+mod meter;
+mod reread;
+mod restore;
+
+use crate::appliance::show;
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand, ValueEnum};
+use engine::storage::directory::Directory;
+use engine::{Options, SnapshotInfo, Store};
+use format::superblock::Profile;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What can be done with a datastore's directory. Exit status: 0 done; 1 done, but something was
+/// skipped or found damaged, and is listed; 2 refused or failed.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Make a datastore, and its key file unless there is one
+    Init {
+        /// The datastore's directory, empty or not there yet
+        dir: PathBuf,
+        /// The key file. Without it nothing can be restored: keep a copy elsewhere
+        #[arg(long)]
+        key_file: PathBuf,
+        /// Which end of an offsite copy it is
+        #[arg(long, default_value = "site")]
+        profile: End,
+    },
+    /// Back up files and directories as a new snapshot
+    Backup(backup::Backup),
+    /// Snapshots, newest first
+    Snapshots(list::Snapshots),
+    /// Restore a snapshot into a directory
+    Restore(restore::Restore),
+    /// Read every byte and find what is damaged; with the key, also what opens to something else
+    Verify(list::Verify),
+    /// Sums over all snapshots and chunks
+    Stats {
+        /// The datastore's directory
+        dir: PathBuf,
+    },
+    /// Make the index anew from the packs; needs no key
+    Recover {
+        /// The datastore's directory
+        dir: PathBuf,
+    },
+}
+
+/// The two ends of an offsite copy.
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum End {
+    /// Takes backups
+    Site,
+    /// Holds copies
+    Centre,
+}
+
+/// A datastore and the key that opens it.
+#[derive(Args)]
+pub(crate) struct Unlocked {
+    /// The datastore's directory
+    dir: PathBuf,
+    /// Its key file
+    #[arg(long)]
+    key_file: PathBuf,
+}
+
+/// How far a command that did not fail came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// All is done and well.
+    Done,
+    /// Something was skipped or found damaged; it was listed.
+    Incomplete,
+}
+
+/// Runs one command; the error's text is for the operator.
+pub(crate) fn run(command: Command, json: bool) -> Result<Outcome> {
+    match command {
+        Command::Init {
+            dir,
+            key_file,
+            profile,
+        } => init(&dir, &key_file, profile, json),
+        Command::Backup(backup) => backup.run(json),
+        Command::Snapshots(snapshots) => snapshots.run(json),
+        Command::Restore(restore) => restore.run(json),
+        Command::Verify(verify) => verify.run(json),
+        Command::Stats { dir } => list::stats(&dir, json),
+        Command::Recover { dir } => list::recover(&dir, json),
+    }
+}
+
+fn init(dir: &Path, key_file: &Path, profile: End, json: bool) -> Result<Outcome> {
+    let profile = match profile {
+        End::Site => Profile::Site,
+        End::Centre => Profile::Centre,
+    };
+    let fresh = !key_file.exists();
+    let keyset = if fresh {
+        let keyset = Store::new_keyset()?;
+        // before the datastore: one without its key would be of no use
+        keyfile::create(key_file, &keyset)?;
+        keyset
+    } else {
+        keyfile::read(key_file)?
+    };
+    let made = Directory::create(dir)
+        .with_context(|| format!("{} cannot be made", dir.display()))
+        .and_then(|directory| {
+            let superblock = Store::superblock_for(&keyset, profile);
+            let store = Store::init(Arc::new(directory), superblock, Options::default())?;
+            Ok(store.datastore())
+        });
+    let datastore = match made {
+        Ok(datastore) => datastore,
+        Err(error) => {
+            if fresh {
+                // nothing was ever encrypted with it
+                let _ = std::fs::remove_file(key_file);
+            }
+            return Err(error);
+        }
+    };
+    answer(
+        json,
+        json!({ "datastore": datastore.to_string(), "key_file_made": fresh }),
+        || {
+            println!("Datastore {datastore} is ready in {}.", dir.display());
+            if fresh {
+                println!(
+                    "Its key is in {}. Without that file nothing can be restored: keep a copy elsewhere.",
+                    key_file.display()
+                );
+            }
+        },
+    )?;
+    Ok(Outcome::Done)
+}
+
+fn open(dir: &Path) -> Result<Store> {
+    let directory = Directory::open(dir)
+        .with_context(|| format!("{} cannot be opened as a datastore", dir.display()))?;
+    Ok(Store::open(Arc::new(directory), Options::default())?)
+}
+
+fn open_with_key(dir: &Path, key_file: Option<&Path>) -> Result<Store> {
+    // the key first: a datastore is taken for as short as possible
+    let keyset = key_file.map(keyfile::read).transpose()?;
+    let store = open(dir)?;
+    if let Some(keyset) = &keyset {
+        store.unlock(keyset)?;
+    }
+    Ok(store)
+}
+
+impl Unlocked {
+    fn open(&self) -> Result<Store> {
+        open_with_key(&self.dir, Some(&self.key_file))
+    }
+}
+
+/// The snapshot of this id, of the only id that begins so, or the newest one for `latest`.
+fn resolve(store: &Store, name: &str) -> Result<SnapshotInfo> {
+    let (snapshots, _) = store.snapshots()?;
+    if name == "latest" {
+        return match snapshots.into_iter().next() {
+            Some(newest) => Ok(newest),
+            None => bail!("the datastore has no snapshot yet"),
+        };
+    }
+    let wanted = name.to_ascii_lowercase();
+    let mut matching = snapshots
+        .into_iter()
+        .filter(|s| s.clear.id.to_string().starts_with(&wanted));
+    match (matching.next(), matching.next()) {
+        (Some(only), None) => Ok(only),
+        (None, _) => bail!("there is no snapshot {name}; `strongroom store snapshots` lists them"),
+        (Some(_), Some(_)) => bail!("several snapshots begin with {name}; write more of the id"),
+    }
+}
+
+/// One JSON document, or what `human` prints.
+fn answer(json: bool, document: Value, human: impl FnOnce()) -> Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(&document)?);
+    } else {
+        human();
+    }
+    Ok(())
+}
+
+/// A path in JSON: text where it is UTF-8, else its bytes.
+fn path_json(path: &[u8]) -> Value {
+    match std::str::from_utf8(path) {
+        Ok(text) => json!(text),
+        Err(_) => json!({ "hex": data_encoding::HEXLOWER.encode(path) }),
+    }
+}
+
+/// How many times as large the first is: `3.4:1`.
+fn ratio(whole: u64, part: u64) -> String {
+    match part {
+        0 => "-".into(),
+        part => format!("{:.1}:1", whole as f64 / part as f64),
+    }
+}
+
+/// What was left out or found, one a line; there may be more than are listed.
+fn tell(problems: &[String], count: u64) {
+    for problem in problems {
+        eprintln!("  {problem}");
+    }
+    let more = count.saturating_sub(problems.len() as u64);
+    if more > 0 {
+        eprintln!("  and {more} more");
+    }
+}
+
+fn outcome(problems: u64) -> Outcome {
+    if problems == 0 {
+        Outcome::Done
+    } else {
+        Outcome::Incomplete
+    }
+}

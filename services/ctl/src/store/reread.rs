@@ -1,0 +1,138 @@
+//! Reading a restored tree again: is every file there, with the bytes the snapshot names?
+//!
+//! Digests are computed from what the disk gives back, not from what was written: the kernel is
+//! asked to forget its copy of each file first, which it does for what has reached the disk.
+
+use anyhow::Result;
+use engine::{Progress, Store};
+use format::SnapshotId;
+use format::entry::{Entry, Extent, Kind};
+use format::leaf::Content;
+use rustix::fs::{Advice, Mode, OFlags, fadvise, open, openat};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+/// What was read again.
+#[derive(Default)]
+pub(super) struct Reread {
+    pub(super) files: u64,
+    pub(super) bytes: u64,
+    /// A sentence for each file that is not as the snapshot has it.
+    pub(super) differences: Vec<String>,
+}
+
+/// Compares the files below `target` with the snapshot's.
+pub(super) fn compare(
+    store: &Store,
+    id: SnapshotId,
+    below: &[u8],
+    target: &Path,
+    progress: &Progress,
+) -> Result<Reread> {
+    let target = open(target, DIRECTORY, Mode::empty()).map_err(io::Error::from)?;
+    let mut done = Reread::default();
+    let mut buffer = vec![0; format::frame::MAX_PLAIN];
+    for item in store.entries(id, below)? {
+        // told by the restore itself
+        let Ok((entry, content)) = item else { break };
+        if entry.kind != Kind::File {
+            continue;
+        }
+        done.files += 1;
+        let same = file_at(&target, &entry.path)
+            .map_err(|e| e.to_string())
+            .and_then(|file| matches(store, &entry, &content, file, &mut buffer, progress));
+        match same {
+            Ok(()) => done.bytes += entry.size,
+            Err(sentence) => done
+                .differences
+                .push(format!("{}: {sentence}", filetree::shown(&entry.path))),
+        }
+    }
+    Ok(done)
+}
+
+const DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::CLOEXEC);
+
+/// Opens a file step by step, through no symbolic link.
+fn file_at(target: &OwnedFd, path: &[u8]) -> io::Result<File> {
+    let mut dir = target.try_clone()?;
+    let (above, name) = match path.iter().rposition(|b| *b == b'/') {
+        Some(at) => (&path[..at], &path[at + 1..]),
+        None => (&b""[..], path),
+    };
+    for step in above.split(|b| *b == b'/').filter(|s| !s.is_empty()) {
+        dir = openat(&dir, step, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())?;
+    }
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(openat(&dir, name, flags, Mode::empty())?);
+    // advice: a file system that does not take it serves the read from memory
+    let _ = fadvise(&file, 0, None, Advice::DontNeed);
+    Ok(file)
+}
+
+fn matches(
+    store: &Store,
+    entry: &Entry,
+    content: &Content,
+    mut file: File,
+    buffer: &mut [u8],
+    progress: &Progress,
+) -> Result<(), String> {
+    let length = file.metadata().map_err(|e| e.to_string())?.len();
+    if length != entry.size {
+        return Err(format!(
+            "has {length} bytes on the disk, {} in the snapshot; restore it again",
+            entry.size
+        ));
+    }
+    let mut extents = store.pieces(entry, content).map_err(|e| e.to_string())?;
+    let mut at = 0;
+    while let Some(extent) = extents.next_extent().map_err(|e| e.to_string())? {
+        let (same, length) = match extent {
+            Extent::Data { digest, length } => {
+                let bytes = &mut buffer[..length as usize];
+                file.read_exact(bytes).map_err(|e| e.to_string())?;
+                let found = store.digest_of(bytes).map_err(|e| e.to_string())?;
+                (found == digest, u64::from(length))
+            }
+            Extent::Hole { length } => (
+                hole(&mut file, at, length, buffer).map_err(|e| e.to_string())?,
+                length,
+            ),
+        };
+        if !same {
+            return Err(format!(
+                "has other bytes on the disk than in the snapshot, from byte {at} on; restore it again, \
+                 and check the disk if it happens again"
+            ));
+        }
+        at += length;
+        progress.add_bytes(length);
+    }
+    Ok(())
+}
+
+/// Whether a stretch reads as zeros; what the file system says is a hole is taken at its word.
+fn hole(file: &mut File, at: u64, length: u64, buffer: &mut [u8]) -> io::Result<bool> {
+    let end = at + length;
+    let mut data = match rustix::fs::seek(&*file, rustix::fs::SeekFrom::Data(at)) {
+        Ok(data) => data,
+        Err(rustix::io::Errno::NXIO) => end,
+        Err(_) => at,
+    };
+    file.seek(SeekFrom::Start(data.min(end)))?;
+    while data < end {
+        let room = buffer.len().min((end - data) as usize);
+        file.read_exact(&mut buffer[..room])?;
+        if !chunking::is_zero(&buffer[..room]) {
+            return Ok(false);
+        }
+        data += room as u64;
+    }
+    Ok(true)
+}

@@ -1,0 +1,161 @@
+//! `strongroom store restore`.
+
+use super::meter::Meter;
+use super::{Outcome, Unlocked, answer, outcome, reread, resolve, show, tell};
+use anyhow::{Result, bail};
+use clap::Args;
+use engine::{Piece, Progress, Store};
+use filetree::write::{Options, Report, Writer};
+use format::SnapshotId;
+use format::entry::{Entry, Kind};
+use format::leaf::Content;
+use serde_json::json;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+/// What to restore, and where to.
+#[derive(Args)]
+pub(crate) struct Restore {
+    #[command(flatten)]
+    store: Unlocked,
+    /// The snapshot's id or the beginning of it, or `latest`
+    snapshot: String,
+    /// A directory that is empty or does not exist
+    target: PathBuf,
+    /// Only this path of the snapshot and what is below it
+    #[arg(long)]
+    path: Option<OsString>,
+    /// Afterwards read every restored file again from the disk and compare it, byte for byte by
+    /// the digests, with the snapshot
+    #[arg(long)]
+    verify: bool,
+}
+
+impl Restore {
+    pub(super) fn run(&self, json: bool) -> Result<Outcome> {
+        let began = Instant::now();
+        let store = self.store.open()?;
+        let clear = resolve(&store, &self.snapshot)?.clear;
+        let below = self.below();
+        let progress = Arc::new(Progress::default());
+        let total = if below.is_empty() { clear.logical } else { 0 };
+        let meter = Meter::start(progress.clone(), Arc::new(AtomicU64::new(total)));
+        let (report, lost) = self.write(&store, clear.id, below, &progress)?;
+        drop(meter);
+        let mut problems: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
+        let mut count = problems.len() as u64 + report.more;
+        problems.extend(lost.iter().cloned());
+        count += u64::from(lost.is_some());
+        let mut reread = None;
+        if self.verify {
+            let progress = Arc::new(Progress::default());
+            let _meter = Meter::start(progress.clone(), Arc::new(AtomicU64::new(total)));
+            let found = reread::compare(&store, clear.id, below, &self.target, &progress)?;
+            count += found.differences.len() as u64;
+            problems.extend(found.differences);
+            reread = Some((found.files, found.bytes));
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        answer(
+            json,
+            json!({
+                "snapshot": clear.id.to_string(), "entries": report.entries, "bytes": report.bytes,
+                "reread_files": reread.map(|r| r.0), "reread_bytes": reread.map(|r| r.1),
+                "seconds": seconds, "problem_count": count, "problems": problems,
+            }),
+            || {
+                println!(
+                    "{} entries, {} restored to {} in {seconds:.1} s",
+                    report.entries,
+                    show::size(report.bytes),
+                    self.target.display()
+                );
+                if let Some((files, bytes)) = reread {
+                    println!("{files} files, {} read again", show::size(bytes));
+                }
+                if count > 0 {
+                    eprintln!("{count} problems:");
+                    tell(&problems, count);
+                }
+            },
+        )?;
+        Ok(outcome(count))
+    }
+
+    /// The path as snapshots have it.
+    fn below(&self) -> &[u8] {
+        let typed = self.path.as_ref().map_or(&b""[..], |p| p.as_bytes());
+        let start = typed.iter().take_while(|b| **b == b'/').count();
+        let end = typed.iter().rev().take_while(|b| **b == b'/').count();
+        typed.get(start..typed.len() - end).unwrap_or_default()
+    }
+
+    /// Writes the entries; also answers why the snapshot could not be read to its end.
+    fn write(
+        &self,
+        store: &Store,
+        id: SnapshotId,
+        below: &[u8],
+        progress: &Progress,
+    ) -> Result<(Report, Option<String>)> {
+        let mut entries = store.entries(id, below)?;
+        // nothing is made at the target before the snapshot is known to open
+        let Some(first) = entries.next().transpose()? else {
+            bail!(
+                "the snapshot holds no {}; `--path` names what is below what was backed up",
+                filetree::shown(below)
+            );
+        };
+        let mut writer = Writer::new(&self.target, Options::default())?;
+        let mut lost = None;
+        for item in std::iter::once(Ok(first)).chain(entries) {
+            match item {
+                Ok((entry, content)) => {
+                    write_entry(store, &mut writer, &entry, &content, progress)?
+                }
+                Err(error) => {
+                    let error = anyhow::Error::from(error);
+                    lost = Some(format!(
+                        "the rest of the snapshot is not restored: {error:#}"
+                    ));
+                }
+            }
+        }
+        Ok((writer.finish()?, lost))
+    }
+}
+
+fn write_entry(
+    store: &Store,
+    writer: &mut Writer,
+    entry: &Entry,
+    content: &Content,
+    progress: &Progress,
+) -> Result<()> {
+    writer.begin(entry)?;
+    if entry.kind == Kind::File {
+        for piece in store.pieces(entry, content)? {
+            match piece {
+                Ok(Piece::Data(bytes)) => {
+                    writer.data(&bytes)?;
+                    progress.add_bytes(bytes.len() as u64);
+                }
+                Ok(Piece::Hole(length)) => {
+                    writer.hole(length)?;
+                    progress.add_bytes(length);
+                }
+                Err(error) => {
+                    writer.abandon(&format!("{:#}", anyhow::Error::from(error)));
+                    break;
+                }
+            }
+        }
+    }
+    progress.add_file();
+    writer.end()?;
+    Ok(())
+}
