@@ -30,6 +30,10 @@ pub struct Disk {
     pub size: u64,
     /// Whether the running system is on it: it holds /, /usr, /var, /boot or /efi.
     pub system: bool,
+    /// Whether it is made to be carried away: on USB, or with a removable medium.
+    pub removable: bool,
+    /// Whether it takes no writes.
+    pub read_only: bool,
     /// What is on it.
     pub content: Content,
 }

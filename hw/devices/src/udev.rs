@@ -72,6 +72,8 @@ fn disk(device: &Device) -> Option<Disk> {
         ]),
         size: sectors * 512, // sysfs counts in 512 whatever the disk does
         system: false,
+        removable: property("ID_BUS") == "usb" || attribute("removable") == "1",
+        read_only: attribute("ro") == "1",
         content: content(device, property),
     })
 }

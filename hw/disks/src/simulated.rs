@@ -82,6 +82,8 @@ struct State {
     folders: BTreeMap<String, String>,
     /// Programs that fail, and how often still.
     failures: BTreeMap<String, usize>,
+    /// Whether detached disks stay in their arrays.
+    sticky: bool,
     commands: Vec<String>,
     next_uuid: u32,
 }
@@ -133,6 +135,11 @@ impl Simulated {
     /// Lets the next `times` runs of a program fail.
     pub fn fail(&self, program: &str, times: usize) {
         self.state().failures.insert(program.to_owned(), times);
+    }
+
+    /// From now on taking detached disks out succeeds and does nothing.
+    pub fn stick(&self) {
+        self.state().sticky = true;
     }
 
     /// The commands run so far that change something.

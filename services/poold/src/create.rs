@@ -23,18 +23,23 @@ pub fn layout(disks: usize) -> Option<Level> {
     }
 }
 
-/// The nodes of the disks to make a pool of: those of these serials, or every blank one.
+/// A disk smaller than this is not taken unless it is named: XFS would not fit.
+const SMALLEST: u64 = 512 << 20;
+
+/// The nodes of the disks to make a pool of: those of these serials, or every blank one that is
+/// built in, takes writes and has room.
 pub fn choose(disks: &[Disk], serials: &[String]) -> Result<Vec<String>, Error> {
     let path = |disk: &Disk| disk.path.to_string_lossy().into_owned();
     if serials.is_empty() {
         let blank: Vec<_> = disks
             .iter()
             .filter(|d| !d.system && d.content == Content::Blank)
+            .filter(|d| !d.removable && !d.read_only && d.size >= SMALLEST)
             .map(path)
             .collect();
         return if blank.is_empty() {
             Err(Error::NotFound(
-                "there is no blank disk to make a pool of; plug one in, or wipe one whose data may go".into(),
+                "there is no blank built-in disk to make a pool of; put one in, or wipe one whose data may go".into(),
             ))
         } else {
             Ok(blank)
@@ -54,6 +59,9 @@ pub fn choose(disks: &[Disk], serials: &[String]) -> Result<Vec<String>, Error> 
             match (found.next(), found.next()) {
                 (Some(disk), None) if disk.system => Err(Error::DiskInUse(format!(
                     "the disk {serial} holds the system itself; name another"
+                ))),
+                (Some(disk), None) if disk.read_only => Err(Error::DiskInUse(format!(
+                    "the disk {serial} is write-protected; name another"
                 ))),
                 (Some(disk), None) if disk.content == Content::Blank => Ok(path(disk)),
                 (Some(disk), None) => Err(in_use(serial, &disk.content.describe())),

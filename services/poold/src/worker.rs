@@ -71,6 +71,8 @@ struct Worker {
     remembered: Remembered,
     /// The last step that failed, how it was told, until when it rests and how long next time.
     trouble: Option<Trouble>,
+    /// The step taken last, while nothing else has happened.
+    taken: Option<Action>,
     /// The disks of pools as last seen, and when they last changed.
     seen: (Vec<String>, Instant),
     published: Arc<std::sync::RwLock<Published>>,
@@ -92,6 +94,7 @@ pub async fn run(daemon: runtime::Daemon, parts: Parts) -> anyhow::Result<()> {
         memory: Memory::default(),
         remembered: Remembered::open(&parts.state),
         trouble: None,
+        taken: None,
         seen: (Vec::new(), Instant::now()),
         published: published.clone(),
         machine: parts.machine.clone(),
@@ -153,6 +156,7 @@ impl Worker {
 
     /// Takes steps until there is none to take now; answers how long to wait for news.
     async fn settle(&mut self) -> anyhow::Result<Duration> {
+        self.taken = None;
         loop {
             let (view, mut verdict) = match self.look().await {
                 Ok(seen) => seen,
@@ -205,9 +209,15 @@ impl Worker {
                     _ => IDLE,
                 });
             };
+            if self.taken.as_ref() == Some(&action) {
+                let told = "a step succeeded and changed nothing; see `strongroom log`";
+                self.rest(action, Error::Failed(told.into()));
+                continue;
+            }
             tracing::info!(?action, "step");
-            if let Err(error) = self.perform(&action, verdict.pool.as_ref()).await {
-                self.rest(action, error);
+            match self.perform(&action, verdict.pool.as_ref()).await {
+                Ok(()) => self.taken = Some(action),
+                Err(error) => self.rest(action, error),
             }
         }
     }

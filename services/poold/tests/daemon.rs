@@ -351,3 +351,18 @@ async fn a_step_that_fails_is_told_and_tried_again() {
     assert!(reason.contains("cannot be mounted"), "{reason}");
     house.until("mounted").await;
 }
+
+#[tokio::test]
+async fn a_step_without_effect_is_not_repeated_at_once() {
+    let house = House::new(two_disks()).await;
+    house.create(&[]).await.unwrap();
+    house.machine.stick();
+    house.machine.set_present("vdb", false);
+    house.changed().await;
+    house.until("degraded").await;
+    // a second Create is answered by the worker, so it does not spin
+    house.create(&[]).await.unwrap();
+    let commands = house.machine.commands().into_iter();
+    let drops = commands.filter(|c| c.contains("--fail detached")).count();
+    assert!((1..4).contains(&drops), "{drops}");
+}

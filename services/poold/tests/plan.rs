@@ -233,6 +233,24 @@ fn a_lost_header_is_not_taken_for_an_interrupted_making() {
 }
 
 #[test]
+fn what_is_carried_or_locked_is_not_taken_unasked() {
+    let machine = machine(1);
+    machine.plug("sda", "STICK", Media::Blank);
+    machine.plug("sdb", "LOCKED", Media::Blank);
+    let disks = devices::Source::disks(&Disks(machine)).unwrap();
+    assert_eq!(create::choose(&disks, &[]).unwrap(), ["/dev/vda"]);
+    assert_eq!(
+        create::choose(&disks, &["STICK".into()]).unwrap(),
+        ["/dev/sda"]
+    );
+    let locked = create::choose(&disks, &["LOCKED".into()]).unwrap_err();
+    assert_eq!(
+        locked.text(),
+        "the disk LOCKED is write-protected; name another"
+    );
+}
+
+#[test]
 fn layouts_follow_the_number_of_disks() {
     let levels = [
         (1, "single"),

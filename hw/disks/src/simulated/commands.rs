@@ -46,6 +46,9 @@ impl State {
                 "detached",
             ] => {
                 let disks = &self.disks;
+                if self.sticky {
+                    return said(0, "", "");
+                }
                 if let Some(running) = self.running.get_mut(&block(node)) {
                     running.slots.retain(|(name, _)| disks[name].present);
                 }

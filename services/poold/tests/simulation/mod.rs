@@ -9,10 +9,12 @@ impl Source for Disks {
     fn disks(&self) -> Result<Vec<Disk>, devices::Error> {
         let disk = |(name, disk): (String, disks::simulated::SimulatedDisk)| Disk {
             path: format!("/dev/{name}").into(),
-            serial: disk.serial,
             model: "Simulated".into(),
             size: disk.size,
             system: name == "sys",
+            removable: disk.serial.starts_with("STICK"),
+            read_only: disk.serial.starts_with("LOCKED"),
+            serial: disk.serial,
             content: self.content(&disk.media),
         };
         Ok(self.0.disks().into_iter().map(disk).collect())
