@@ -6,11 +6,9 @@ use crate::{control, enrolment};
 use contract::{Error, Fields, FieldsExt, field};
 use protocol::enrol::{Custody, CustodyError};
 use protocol::token::{Endpoint, EndpointError, SECRET, Token};
-use ring::rand::SecureRandom;
 use std::sync::Arc;
 use zbus::message::Header;
 use zbus::zvariant::OwnedFd;
-use zeroize::Zeroizing;
 
 /// Longest life of a token, hours.
 const MAX_HOURS: u32 = 24 * 90;
@@ -23,16 +21,8 @@ impl Bus {
     }
 }
 
-fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, Error> {
-    let mut bytes = Zeroizing::new([0; N]);
-    ring::rand::SystemRandom::new()
-        .fill(&mut bytes[..])
-        .map_err(|_| Error::Failed("the system gives no random bytes".into()))?;
-    Ok(bytes)
-}
-
 fn fresh_id() -> Result<String, Error> {
-    Ok(data_encoding::HEXLOWER.encode(&random::<8>()?[..]))
+    Ok(data_encoding::HEXLOWER.encode(&crate::random::<8>()?[..]))
 }
 
 fn fields<const N: usize>(members: [(&str, zbus::zvariant::OwnedValue); N]) -> Fields {
@@ -95,7 +85,7 @@ impl Bus {
                 .fingerprint
                 .try_into()
                 .map_err(|_| Error::Failed("the centre's fingerprint is not 12 bytes".into()))?,
-            secret: random::<SECRET>()?,
+            secret: crate::random::<SECRET>()?,
         };
         let (hash, id) = (enrolment::hash(&token.secret[..]), fresh_id()?);
         let when = now();

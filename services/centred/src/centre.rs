@@ -55,7 +55,6 @@ impl Kept {
 pub(crate) struct Membership {
     pub(crate) endpoint: String,
     pub(crate) fingerprint: Vec<u8>,
-    pub(crate) wrap: Vec<u8>,
     pub(crate) uplink_port: u16,
 }
 
@@ -118,7 +117,6 @@ impl Centre {
         Ok(Membership {
             endpoint: fields.required("endpoint")?,
             fingerprint: fields.required("fingerprint")?,
-            wrap: fields.required("wrap")?,
             uplink_port: fields.required("uplink_port")?,
         })
     }

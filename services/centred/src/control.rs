@@ -4,8 +4,8 @@ use crate::centre::Centre;
 use crate::enrolment;
 use crate::exchange::{self, Exchange};
 use contract::Error;
-use protocol::enrol::Held;
-use protocol::enrol::custody::{self, CentreEvent};
+use protocol::enrol::custody::{self, CentreEvent, Signed};
+use ring::signature::{ED25519, UnparsedPublicKey};
 use std::sync::Arc;
 use tokio::net::UnixStream;
 
@@ -21,13 +21,15 @@ async fn converse(
     mut exchange: Exchange<custody::Centre>,
     peer: &str,
 ) -> Result<(), String> {
+    let mut nonce = [0; 32];
+    // the machine lets nothing be held before the nonce was sent
     while let Some(event) = exchange.next().await? {
         let answered = match event {
-            CentreEvent::Asked => {
-                let membership = centre.membership().await;
-                membership.map(|membership| exchange.machine.wrap(membership.wrap))
-            }
-            CentreEvent::Held(held) => change(centre, peer, held)
+            CentreEvent::Asked => crate::random().map(|fresh| {
+                nonce = *fresh;
+                exchange.machine.challenge(nonce);
+            }),
+            CentreEvent::Held(signed) => change(centre, peer, &nonce, signed)
                 .await
                 .map(|()| exchange.machine.kept()),
         };
@@ -40,12 +42,24 @@ async fn converse(
     Ok(())
 }
 
-async fn change(centre: &Centre, peer: &str, held: Held) -> Result<(), Error> {
+async fn change(
+    centre: &Centre,
+    peer: &str,
+    nonce: &[u8; 32],
+    Signed { held, signature }: Signed,
+) -> Result<(), Error> {
     let tenant = {
         let book = centre.book.lock().await;
         let site = book.sites.get(peer).ok_or_else(|| {
             Error::NotAuthorised("this site is not on the centre's list (any more)".into())
         })?;
+        UnparsedPublicKey::new(&ED25519, &site.identity)
+            .verify(&custody::signed(nonce, &held), &signature)
+            .map_err(|_| {
+                Error::NotAuthorised(
+                    "the site's signature does not fit; the centre holds what it held".into(),
+                )
+            })?;
         if site.datastore != held.datastore {
             return Err(Error::NotAuthorised(format!(
                 "the datastore {} is not this site's",

@@ -98,7 +98,9 @@ async fn ask(centre: &Centre, hello: Hello) -> Result<(Candidate, Offer), Refusa
         let (_, tenant) = book.tenant(&token.tenant).map_err(other)?;
         (token, tenant.clone())
     };
-    let membership = centre.membership().await.map_err(other)?;
+    centre.require_centre().await.map_err(other)?;
+    let fleet = async { centre.keys().await?.authority("fleet").await };
+    let fleet = fleet.await.map_err(other)?;
     // a restart of ours must not find a site that holds nothing here under another custody
     let custody = {
         let book = centre.book.lock().await;
@@ -111,7 +113,7 @@ async fn ask(centre: &Centre, hello: Hello) -> Result<(Candidate, Offer), Refusa
         site: token.site.clone(),
         site_name: token.site_name.clone(),
         custody,
-        wrap: membership.wrap,
+        fleet,
     };
     let candidate = Candidate {
         hash,
@@ -143,7 +145,6 @@ async fn grant(centre: &Centre, candidate: &Candidate, held: Held) -> Result<Gra
             "the certificate request is for another key than the identity it came with".into(),
         ));
     }
-    let fleet = keys.authority("fleet").await?;
     let peer = keys.uplink_public_key().await?;
     let peer = peer
         .try_into()
@@ -172,7 +173,6 @@ async fn grant(centre: &Centre, candidate: &Candidate, held: Held) -> Result<Gra
     tracing::info!(site = token.site, name = token.site_name, "enrolled");
     Ok(Grant {
         chain,
-        fleet,
         address: format!("{}/{}", address::site(ours, number), address::PREFIX),
         centre: ours.to_string(),
         peer,

@@ -130,7 +130,7 @@ impl Desk {
                 }
                 Work::Found(founding) => {
                     let centre = steps::found(keeper, house, founding).await?;
-                    let fingerprint = field(centre.fingerprint);
+                    let fingerprint = field(centre.fingerprint.to_vec());
                     Ok(Fields::from([("fingerprint".to_owned(), fingerprint)]))
                 }
                 Work::Custody(custody) => {

@@ -1,10 +1,11 @@
 //! The rest of the house over the bus.
 
 use crate::exchange::Exchange;
+use crate::fleet;
 use crate::world::{Joined, Shares, Uplink, World};
 use contract::{Error, Fields, FieldsExt, Options};
-use protocol::enrol::{self, Custody, Grant, Held, HeldKey, Hello};
-use protocol::token::Token;
+use protocol::enrol::{self, Custody, Grant, Held, HeldKey, Hello, custody};
+use protocol::token::{FINGERPRINT, Token};
 use runtime::job::Progress;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -174,9 +175,10 @@ impl World for House {
         let enrol::SiteEvent::Offered(offer) = exchange.answer().await? else {
             return Err(unexpected());
         };
+        let wrap = fleet::wrap_key(&offer.fleet, &token.fingerprint)?;
         self.tell("making the tenant's keys");
         let (held, shares) = self
-            .tenant_key(&offer.tenant, offer.custody, &offer.wrap, false)
+            .tenant_key(&offer.tenant, offer.custody, &wrap, false)
             .await?;
         let datastore = held.datastore.clone();
         exchange.machine.hold(held);
@@ -210,10 +212,10 @@ impl World for House {
         }
     }
 
-    async fn complete(&self, grant: &Grant) -> Result<(), Error> {
+    async fn complete(&self, grant: &Grant, fleet: &[u8]) -> Result<(), Error> {
         let chain: Vec<&[u8]> = grant.chain.iter().map(Vec::as_slice).collect();
         let keys = self.keys().await?;
-        let completed = keys.complete_enrolment(&chain, &grant.fleet).await;
+        let completed = keys.complete_enrolment(&chain, fleet).await;
         completed.map_err(|e| running("keyd", e))
     }
 
@@ -268,29 +270,39 @@ impl World for House {
         .map(drop)
     }
 
-    async fn found(&self, name: &str) -> Result<(Vec<u8>, Vec<u8>), Error> {
+    async fn found(&self, name: &str) -> Result<Vec<u8>, Error> {
         let made = self.keys().await?.init_centre(name).await;
         let made = made.map_err(|e| running("keyd", e))?;
-        Ok((made.required("fleet")?, made.required("wrap")?))
+        made.required("fleet")
     }
 
     async fn change_custody(
         &self,
         tenant: &str,
         custody: Custody,
+        fingerprint: &[u8; FINGERPRINT],
     ) -> Result<Option<Shares>, Error> {
+        let keys = self.keys().await?;
+        let fleet = keys
+            .authority("fleet")
+            .await
+            .map_err(|e| running("keyd", e))?;
+        let wrap = fleet::wrap_key(&fleet, fingerprint)?;
         let stream = self.dial("control", Options::new()).await?;
-        let mut exchange = Exchange::new(stream, enrol::custody::Site::default());
-        let enrol::custody::SiteEvent::Wrap(wrap) = exchange.answer().await? else {
+        let mut exchange = Exchange::new(stream, custody::Site::default());
+        let custody::SiteEvent::Challenge(nonce) = exchange.answer().await? else {
             return Err(unexpected());
         };
         // always a new key: what the centre, or an earlier client, had of the old one opens nothing
         // that is held from now on
         let (held, shares) = self.tenant_key(tenant, custody, &wrap, true).await?;
-        exchange.machine.hold(held);
+        let signature = keys
+            .sign("custody", &custody::message(&nonce, &held))
+            .await?;
+        exchange.machine.hold(custody::Signed { held, signature });
         match exchange.answer().await? {
-            enrol::custody::SiteEvent::Kept => Ok(shares),
-            enrol::custody::SiteEvent::Wrap(_) => Err(unexpected()),
+            custody::SiteEvent::Kept => Ok(shares),
+            custody::SiteEvent::Challenge(_) => Err(unexpected()),
         }
     }
 

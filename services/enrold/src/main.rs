@@ -3,6 +3,7 @@
 mod bus;
 mod desk;
 mod exchange;
+mod fleet;
 mod house;
 mod state;
 mod steps;

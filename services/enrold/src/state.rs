@@ -5,6 +5,7 @@
 
 use ledger::Ledger;
 use protocol::enrol::{Custody, Grant};
+use protocol::token::FINGERPRINT;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -26,6 +27,8 @@ pub(crate) enum State {
 pub(crate) struct Granted {
     pub(crate) site: Site,
     pub(crate) grant: Grant,
+    /// The authority it is by, DER.
+    pub(crate) fleet: Vec<u8>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,8 +42,8 @@ pub(crate) struct Site {
     pub(crate) site_name: String,
     /// host:port of the centre's portal.
     pub(crate) endpoint: String,
-    /// Of the centre's authority, 12 bytes.
-    pub(crate) fingerprint: Vec<u8>,
+    /// Of the centre's authority.
+    pub(crate) fingerprint: [u8; FINGERPRINT],
     pub(crate) datastore: String,
     pub(crate) custody: Custody,
     /// A change of custody to this was begun and not finished, or its shares were made and nobody
@@ -62,10 +65,8 @@ pub(crate) struct Founding {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Centre {
     pub(crate) founding: Founding,
-    /// Of the fleet authority, 12 bytes.
-    pub(crate) fingerprint: Vec<u8>,
-    /// HPKE public key.
-    pub(crate) wrap: Vec<u8>,
+    /// Of the fleet authority.
+    pub(crate) fingerprint: [u8; FINGERPRINT],
 }
 
 impl State {

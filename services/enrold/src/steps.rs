@@ -67,12 +67,13 @@ pub(crate) async fn enrol<W: World>(
                     site: joined.offer.site,
                     site_name: joined.offer.site_name,
                     endpoint: token.endpoint.to_string(),
-                    fingerprint: token.fingerprint.to_vec(),
+                    fingerprint: token.fingerprint,
                     datastore: joined.datastore,
                     custody: joined.offer.custody,
                     due: joined.shares.is_some().then_some(joined.offer.custody),
                 },
                 grant: joined.grant,
+                fleet: joined.offer.fleet,
             };
             keeper.lock().await.set(State::Granted(granted.clone()))?;
             world.confirm(waiting).await;
@@ -92,10 +93,10 @@ pub(crate) async fn enrol<W: World>(
 pub(crate) async fn settle<W: World>(
     keeper: &Mutex<Keeper>,
     world: &W,
-    Granted { site, grant }: Granted,
+    Granted { site, grant, fleet }: Granted,
 ) -> Result<Site, Error> {
     world.tell("keeping the centre's grant");
-    world.complete(&grant).await?;
+    world.complete(&grant, &fleet).await?;
     world.tell("configuring the uplink");
     let portal: Endpoint = site
         .endpoint
@@ -111,7 +112,7 @@ pub(crate) async fn settle<W: World>(
         .to_string(),
         centre: grant.centre.clone(),
         time: site.endpoint.clone(),
-        fingerprint: site.fingerprint.clone(),
+        fingerprint: site.fingerprint.to_vec(),
     };
     world.uplink(&uplink).await?;
     world.tell("making the pool");
@@ -158,7 +159,9 @@ async fn change<W: World>(
     world.tell("making a new tenant key and having the centre hold its part");
     site.due = Some(custody);
     keeper.lock().await.set(State::Site(site.clone()))?;
-    let shares = world.change_custody(&site.tenant, custody).await?;
+    let shares = world
+        .change_custody(&site.tenant, custody, &site.fingerprint)
+        .await?;
     site.custody = custody;
     seen(keeper, site, shares).await
 }
@@ -221,7 +224,7 @@ pub(crate) async fn found<W: World>(
         _ => {}
     }
     world.tell("making the centre's keys");
-    let (fleet, wrap) = world.found(&founding.name).await?;
+    let fleet = world.found(&founding.name).await?;
     world.tell("configuring the uplink");
     let uplink = Uplink::Centre {
         address: founding.address.clone(),
@@ -232,8 +235,7 @@ pub(crate) async fn found<W: World>(
     world.pool().await?;
     let centre = Centre {
         founding,
-        fingerprint: fingerprint(&fleet).to_vec(),
-        wrap,
+        fingerprint: fingerprint(&fleet),
     };
     keeper.lock().await.set(State::Centre(centre.clone()))?;
     Ok(centre)

@@ -3,7 +3,7 @@
 
 use contract::Error;
 use protocol::enrol::{Custody, Grant, Offer};
-use protocol::token::Token;
+use protocol::token::{FINGERPRINT, Token};
 use std::future::Future;
 use zeroize::Zeroizing;
 
@@ -60,19 +60,24 @@ pub(crate) trait World: Sync {
     ) -> impl Future<Output = Result<(Joined, Self::Waiting), Error>> + Send;
     /// Tells the centre that the grant is kept. That may be lost: the token is bound to us anyway.
     fn confirm(&self, waiting: Self::Waiting) -> impl Future<Output = ()> + Send;
-    /// Gives keyd the grant.
-    fn complete(&self, grant: &Grant) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Gives keyd the grant, and the authority it is by.
+    fn complete(
+        &self,
+        grant: &Grant,
+        fleet: &[u8],
+    ) -> impl Future<Output = Result<(), Error>> + Send;
     /// Configures the uplink.
     fn uplink(&self, uplink: &Uplink) -> impl Future<Output = Result<(), Error>> + Send;
     /// Makes the pool.
     fn pool(&self) -> impl Future<Output = Result<(), Error>> + Send;
-    /// Makes the fleet authority and the wrap key, answered in this order.
-    fn found(&self, name: &str) -> impl Future<Output = Result<(Vec<u8>, Vec<u8>), Error>> + Send;
+    /// Makes the fleet authority, answered as DER, and the wrap key it names.
+    fn found(&self, name: &str) -> impl Future<Output = Result<Vec<u8>, Error>> + Send;
     /// Makes a new tenant key under this custody and has the centre hold it.
     fn change_custody(
         &self,
         tenant: &str,
         custody: Custody,
+        fingerprint: &[u8; FINGERPRINT],
     ) -> impl Future<Output = Result<Option<Shares>, Error>> + Send;
     /// What is done now, for whoever watches.
     fn tell(&self, what: &str);

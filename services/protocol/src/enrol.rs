@@ -3,7 +3,8 @@
 //!
 //! The site has pinned the centre by the token's fingerprint before it sends anything; the centre
 //! knows the site by the token's secret. The tenant key never travels: under "msp" it is sealed to
-//! the centre's wrap key by keyd, under "client" the centre gets one share of three.
+//! the centre's wrap key by keyd, under "client" the centre gets one share of three. That key is
+//! named by the authority itself, so a portal that was taken over cannot put its own in its place.
 
 mod centre;
 pub mod custody;
@@ -90,8 +91,9 @@ pub struct Offer {
     pub site_name: String,
     /// What the tenant chose.
     pub custody: Custody,
-    /// The centre's HPKE public key.
-    pub wrap: Vec<u8>,
+    /// The fleet authority, DER: it names the centre's HPKE public key, and is the one the token
+    /// pins, or the site goes no further.
+    pub fleet: Vec<u8>,
 }
 
 /// The part of a tenant key that the centre keeps.
@@ -135,8 +137,6 @@ pub struct Held {
 pub struct Grant {
     /// Certificates of the site's identity, DER, leaf first.
     pub chain: Vec<Vec<u8>>,
-    /// The fleet authority, DER.
-    pub fleet: Vec<u8>,
     /// The site's address in the tunnel, IPv6 with prefix length.
     pub address: String,
     /// The centre's address in the tunnel, IPv6.

@@ -76,12 +76,11 @@ impl World for Fake {
                 site: "s".into(),
                 site_name: "Main street".into(),
                 custody: self.offered,
-                wrap: vec![1; 32],
+                fleet: vec![2],
             },
             datastore: "d".into(),
             grant: Grant {
                 chain: vec![vec![1], vec![2]],
-                fleet: vec![2],
                 address: "fd00::2/48".into(),
                 centre: "fd00::1".into(),
                 peer: [3; 32],
@@ -92,7 +91,7 @@ impl World for Fake {
         Ok((joined, ()))
     }
     async fn confirm(&self, (): ()) {}
-    async fn complete(&self, _grant: &Grant) -> Result<(), Error> {
+    async fn complete(&self, _grant: &Grant, _fleet: &[u8]) -> Result<(), Error> {
         self.step(|a| a.completed = true)
     }
     async fn uplink(&self, uplink: &Uplink) -> Result<(), Error> {
@@ -101,14 +100,15 @@ impl World for Fake {
     async fn pool(&self) -> Result<(), Error> {
         self.step(|a| a.pool = true)
     }
-    async fn found(&self, _name: &str) -> Result<(Vec<u8>, Vec<u8>), Error> {
+    async fn found(&self, _name: &str) -> Result<Vec<u8>, Error> {
         self.step(|a| a.founded = true)?;
-        Ok((vec![9; 100], vec![8; 32]))
+        Ok(vec![9; 100])
     }
     async fn change_custody(
         &self,
         _tenant: &str,
         custody: Custody,
+        _fingerprint: &[u8; 12],
     ) -> Result<Option<Shares>, Error> {
         let split = self.step(|a| {
             a.custody = Some(custody);
@@ -232,7 +232,7 @@ proptest! {
         prop_assert!(around.founded && around.pool);
         let told = Uplink::Centre { address: centre.founding.address.clone(), port: 51820 };
         prop_assert_eq!(around.uplink, Some(told));
-        prop_assert_eq!(&centre.fingerprint, &fingerprint(&[9; 100]).to_vec());
+        prop_assert_eq!(&centre.fingerprint, &fingerprint(&[9; 100]));
         let kept = open(folder.path()).into_inner();
         prop_assert_eq!(kept.state(), &State::Centre(centre));
     }

@@ -1,6 +1,6 @@
 use crate::rig::{Machine, share, text};
 use contract::{Error, FieldsExt, Options};
-use protocol::enrol::custody::{Site, SiteEvent};
+use protocol::enrol::custody::{self, Signed, Site, SiteEvent};
 use protocol::enrol::{Held, HeldKey};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use zbus::zvariant::Value;
@@ -101,37 +101,71 @@ async fn a_tenant_under_client_custody_gets_its_shares_at_enrolment() {
     assert!(!again.contains_key("client_share"));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_site_cannot_change_what_is_held_for_another() {
-    let centre = Machine::centre().await;
-    let victim = Machine::site(&centre, "Acme", "Main street").await;
-    let mut other = Machine::site(&centre, "Bolt", "Side street").await;
-    other.tunnel_to(&centre).await;
-    let membership = victim.enrol().await.membership().await.unwrap();
-    let datastore = text(&membership, "datastore");
-
-    let stream = other
-        .portal()
-        .await
-        .dial("control", Options::new())
-        .await
-        .unwrap();
-    let mut stream = runtime::pipe::adopt_stream(stream).unwrap();
+/// Has `machine` ask its centre to hold `held`, signed by its identity over `signing` when that is
+/// given, and answers the centre's refusal.
+async fn refusal(machine: &Machine, held: Held, signing: Option<[u8; 32]>) -> String {
+    let dialled = machine.portal().await.dial("control", Options::new()).await;
+    let mut stream = runtime::pipe::adopt_stream(dialled.unwrap()).unwrap();
     let mut site = Site::default();
     let mut buffer = [0; 4096];
     stream.write_all(&site.output()).await.unwrap();
     let count = stream.read(&mut buffer).await.unwrap();
-    let Ok(Some(SiteEvent::Wrap(_))) = site.receive(&buffer[..count]) else {
-        panic!("no wrap key");
+    let Ok(Some(SiteEvent::Challenge(nonce))) = site.receive(&buffer[..count]) else {
+        panic!("no challenge");
     };
-    site.hold(Held {
-        datastore: datastore.clone(),
-        keyset: vec![1; 100],
-        key: HeldKey::Client(zeroize::Zeroizing::new(vec![1; 33])),
-    });
+    let message = custody::message(&signing.unwrap_or(nonce), &held);
+    let keys = machine.keys().await;
+    let signature = keys.sign("custody", &message).await.unwrap();
+    site.hold(Signed { held, signature });
     stream.write_all(&site.output()).await.unwrap();
     let count = stream.read(&mut buffer).await.unwrap();
-    let refused = site.receive(&buffer[..count]).unwrap_err();
-    assert!(refused.to_string().contains("not this site's"), "{refused}");
+    site.receive(&buffer[..count]).unwrap_err().to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_changes_what_is_held_for_a_site_but_itself() {
+    let centre = Machine::centre().await;
+    let mut victim = Machine::site(&centre, "Acme", "Main street").await;
+    let mut other = Machine::site(&centre, "Bolt", "Side street").await;
+    other.tunnel_to(&centre).await;
+    victim.tunnel_to(&centre).await;
+    let membership = victim.enrol().await.membership().await.unwrap();
+    let datastore = text(&membership, "datastore");
+    let held = || Held {
+        datastore: datastore.clone(),
+        keyset: vec![1; 100],
+        key: HeldKey::Client(zeroize::Zeroizing::new(vec![1; 40])),
+    };
+    let told = refusal(&other, held(), None).await;
+    assert!(told.contains("not this site's"), "{told}");
+    // the site's own signature, of another session
+    let told = refusal(&victim, held(), Some([9; 32])).await;
+    assert!(told.contains("signature does not fit"), "{told}");
+
+    // a portal that was taken over names a peer it is not
+    let (ours, theirs) = runtime::pipe::stream_pair().unwrap();
+    let peer = text(&membership, "site");
+    let options = Options::from([("peer", Value::from(peer))]);
+    let centred = centre.centred().await;
+    centred
+        .accept_control(theirs.into(), options)
+        .await
+        .unwrap();
+    let told = forged(ours, held()).await;
+    assert!(told.contains("signature does not fit"), "{told}");
     released(&centre, &datastore, None).await.unwrap();
+}
+
+/// What the centre says to a holding without the site's signature.
+async fn forged(mut stream: tokio::net::UnixStream, held: Held) -> String {
+    let mut site = Site::default();
+    let mut buffer = [0; 4096];
+    stream.write_all(&site.output()).await.unwrap();
+    let count = stream.read(&mut buffer).await.unwrap();
+    site.receive(&buffer[..count]).unwrap();
+    let signature = vec![7; 64];
+    site.hold(Signed { held, signature });
+    stream.write_all(&site.output()).await.unwrap();
+    let count = stream.read(&mut buffer).await.unwrap();
+    site.receive(&buffer[..count]).unwrap_err().to_string()
 }

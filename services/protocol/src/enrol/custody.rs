@@ -1,7 +1,8 @@
-//! A change of custody over a site's control session: the peer is known by its certificate.
+//! A change of custody over a site's control session.
 //!
-//! The site asks, the centre answers its wrap key, the site sends what is to be held from now on,
-//! the centre confirms once its keyd has it and the earlier holding is erased.
+//! The site asks, the centre answers a nonce, the site sends what is to be held from now on, signed
+//! by its identity, and the centre confirms once its keyd has it and the earlier holding is erased.
+//! portald's word on who the peer is does not suffice here: what is replaced cannot be had again.
 
 use super::{Error, Held, Reason, Refusal};
 use crate::Malformed;
@@ -11,15 +12,36 @@ use serde::{Deserialize, Serialize};
 /// The ALPN protocol of control sessions.
 pub const ALPN: &[u8] = b"strongroom-control/1";
 
+/// What a site wants held, by its word.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signed {
+    /// From now on.
+    pub held: Held,
+    /// Ed25519 signature of the site's identity over [`signed`], 64 bytes.
+    pub signature: Vec<u8>,
+}
+
+/// What a site has its keyd sign for the purpose "custody": the centre's nonce, and BLAKE3 of the
+/// message that says what is to be held.
+pub fn message(nonce: &[u8; 32], held: &Held) -> Vec<u8> {
+    let hash = blake3::hash(&encode(held));
+    [nonce, hash.as_bytes().as_slice()].concat()
+}
+
+/// The whole of what that signature is over.
+pub fn signed(nonce: &[u8; 32], held: &Held) -> Vec<u8> {
+    [b"strongroom custody v1\0", message(nonce, held).as_slice()].concat()
+}
+
 #[derive(Serialize, Deserialize)]
 enum FromSite {
     Change,
-    Held(Held),
+    Held(Signed),
 }
 
 #[derive(Serialize, Deserialize)]
 enum FromCentre {
-    Wrap(Vec<u8>),
+    Challenge([u8; 32]),
     Kept,
     Refused(Refusal),
 }
@@ -34,8 +56,8 @@ pub struct Site {
 /// What the centre said to the site.
 #[derive(Debug, PartialEq, Eq)]
 pub enum SiteEvent {
-    /// The centre's HPKE public key; answer by [`Site::hold`].
-    Wrap(Vec<u8>),
+    /// A nonce to sign with what is to be held; answer by [`Site::hold`].
+    Challenge([u8; 32]),
     /// It holds the new, and nothing else any more.
     Kept,
 }
@@ -63,16 +85,16 @@ impl Site {
         };
         match (self.asked, decode(&body)?) {
             (_, FromCentre::Refused(refusal)) => Err(refusal.into()),
-            (true, FromCentre::Wrap(wrap)) => Ok(Some(SiteEvent::Wrap(wrap))),
+            (true, FromCentre::Challenge(nonce)) => Ok(Some(SiteEvent::Challenge(nonce))),
             (false, FromCentre::Kept) => Ok(Some(SiteEvent::Kept)),
             _ => Err(Malformed.into()),
         }
     }
 
     /// Sends what the centre is to hold.
-    pub fn hold(&mut self, held: Held) {
+    pub fn hold(&mut self, signed: Signed) {
         self.asked = false;
-        self.output.extend(frame(&encode(&FromSite::Held(held))));
+        self.output.extend(frame(&encode(&FromSite::Held(signed))));
     }
 }
 
@@ -87,10 +109,10 @@ pub struct Centre {
 /// What the site said to the centre.
 #[derive(Debug, PartialEq, Eq)]
 pub enum CentreEvent {
-    /// Answer by [`Centre::wrap`] or [`Centre::refuse`].
+    /// Answer by [`Centre::challenge`] or [`Centre::refuse`].
     Asked,
     /// Answer by [`Centre::kept`] or [`Centre::refuse`].
-    Held(Held),
+    Held(Signed),
 }
 
 impl Centre {
@@ -106,15 +128,15 @@ impl Centre {
         };
         match (self.told, decode(&body)?) {
             (false, FromSite::Change) => Ok(Some(CentreEvent::Asked)),
-            (true, FromSite::Held(held)) => Ok(Some(CentreEvent::Held(held))),
+            (true, FromSite::Held(signed)) => Ok(Some(CentreEvent::Held(signed))),
             _ => Err(Malformed),
         }
     }
 
-    /// Tells the wrap key.
-    pub fn wrap(&mut self, wrap: Vec<u8>) {
+    /// Asks for a signature over this nonce, which is random and new.
+    pub fn challenge(&mut self, nonce: [u8; 32]) {
         self.told = true;
-        self.say(&FromCentre::Wrap(wrap));
+        self.say(&FromCentre::Challenge(nonce));
     }
 
     /// Confirms.

@@ -17,7 +17,7 @@ fn offer() -> Offer {
         site: "s1".into(),
         site_name: "Main street".into(),
         custody: Custody::Client,
-        wrap: vec![6; 32],
+        fleet: vec![9; 400],
     }
 }
 
@@ -32,7 +32,6 @@ fn held(key: HeldKey) -> Held {
 fn grant() -> Grant {
     Grant {
         chain: vec![vec![8; 500], vec![9; 400]],
-        fleet: vec![9; 400],
         address: "fd00::2/48".into(),
         centre: "fd00::1".into(),
         peer: [1; 32],
@@ -118,18 +117,32 @@ fn custody_changes() {
     let mut centre = custody::Centre::default();
     let asked = feed(site.output(), 3, |b| centre.receive(b));
     assert_eq!(asked, custody::CentreEvent::Asked);
-    centre.wrap(vec![6; 32]);
-    let wrap = feed(centre.output(), 3, |b| site.receive(b));
-    assert_eq!(wrap, custody::SiteEvent::Wrap(vec![6; 32]));
-    site.hold(held(HeldKey::Msp(vec![5; 80])));
+    centre.challenge([6; 32]);
+    let nonce = feed(centre.output(), 3, |b| site.receive(b));
+    assert_eq!(nonce, custody::SiteEvent::Challenge([6; 32]));
+    let signed = custody::Signed {
+        held: held(HeldKey::Msp(vec![5; 80])),
+        signature: vec![1; 64],
+    };
+    site.hold(signed.clone());
     let sent = feed(site.output(), 3, |b| centre.receive(b));
-    assert_eq!(
-        sent,
-        custody::CentreEvent::Held(held(HeldKey::Msp(vec![5; 80])))
-    );
+    assert_eq!(sent, custody::CentreEvent::Held(signed));
     centre.kept();
     let kept = feed(centre.output(), 3, |b| site.receive(b));
     assert_eq!(kept, custody::SiteEvent::Kept);
+}
+
+#[test]
+fn what_is_signed_depends_on_nonce_and_holding() {
+    let msp = held(HeldKey::Msp(vec![5; 80]));
+    let whole = custody::signed(&[6; 32], &msp);
+    assert!(whole.starts_with(b"strongroom custody v1\0"));
+    assert!(whole.ends_with(&custody::message(&[6; 32], &msp)));
+    assert_ne!(whole, custody::signed(&[7; 32], &msp));
+    assert_ne!(
+        whole,
+        custody::signed(&[6; 32], &held(HeldKey::Msp(vec![4; 80])))
+    );
 }
 
 #[test]
