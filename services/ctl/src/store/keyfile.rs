@@ -35,12 +35,6 @@ pub(super) fn read(path: &Path) -> Result<Keyset> {
     let failed = || format!("the key file {} cannot be read", path.display());
     let mut file = File::open(path).with_context(failed)?;
     let metadata = file.metadata().with_context(failed)?;
-    if metadata.is_file() && metadata.mode() & 0o077 != 0 {
-        eprintln!(
-            "strongroom: others may read the key file {0}; run `chmod 600 {0}`",
-            path.display()
-        );
-    }
     // room at once, so that no copy is left behind by growing
     let mut bytes = Zeroizing::new(vec![0; MAX_TEXT]);
     let mut length = 0;
@@ -51,8 +45,15 @@ pub(super) fn read(path: &Path) -> Result<Keyset> {
             count => length += count,
         }
     }
-    std::str::from_utf8(&bytes[..length])
+    let keyset = std::str::from_utf8(&bytes[..length])
         .map_err(|_| format::FormatError::Magic { what: "key set" })
         .and_then(Keyset::from_text)
-        .with_context(|| format!("the key file {} cannot be used", path.display()))
+        .with_context(|| format!("the key file {} cannot be used", path.display()))?;
+    if metadata.is_file() && metadata.mode() & 0o077 != 0 {
+        eprintln!(
+            "strongroom: others may read the key file {0}; run `chmod 600 {0}`",
+            path.display()
+        );
+    }
+    Ok(keyset)
 }
