@@ -114,22 +114,12 @@ impl Sealer {
         let policy = context.policy_get_digest(trial).map_err(&doing)?;
         let public = object(policy).map_err(&doing)?;
         let session = salted(&mut context, &srk, SessionType::Hmac)?;
-        let mut create = |secret: &[u8; SECRET_LEN]| {
-            let sensitive = SensitiveData::try_from(&secret[..])?;
-            context.execute_with_session(Some(session), |c| {
-                c.create(
-                    srk.handle,
-                    public.clone(),
-                    None,
-                    Some(sensitive),
-                    None,
-                    None,
-                )
+        let sensitive = SensitiveData::try_from(&secret[..]).map_err(&doing)?;
+        let made = context
+            .execute_with_session(Some(session), |c| {
+                c.create(srk.handle, public, None, Some(sensitive), None, None)
             })
-        };
-        let made = create(secret).map_err(&doing)?;
-        // the library keeps its last command's arguments and frees them unwiped: give it others
-        create(&[0; SECRET_LEN]).map_err(&doing)?;
+            .map_err(&doing)?;
         Ok(Sealed {
             public: HEXLOWER.encode(&made.out_public.marshall().map_err(&doing)?),
             private: HEXLOWER.encode(made.out_private.value()),
@@ -182,8 +172,6 @@ impl Sealer {
                 Some(Tss2ResponseCodeKind::PcrChanged) => Error::PcrMoved(pcrs.clone()),
                 _ => doing(error),
             })?;
-        // the library does not wipe the buffer of its last answer; a longer answer overwrites it
-        context.read_public(srk.handle).map_err(&doing)?;
         let secret: &[u8; SECRET_LEN] = secret.value().try_into().map_err(|_| {
             Error::Blob(tss_esapi::Error::WrapperError(
                 tss_esapi::WrapperErrorKind::WrongParamSize,

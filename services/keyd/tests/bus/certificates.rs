@@ -173,6 +173,11 @@ async fn a_site_and_its_centre_know_each_other() {
     let seen = handshake(&server, &fleet, &identity, &fleet, "centre.strongroom").unwrap();
     assert_eq!(uris(&seen), ["strongroom:site:acme:s1"]);
 
+    // who pins the fleet authority pins the wrap key
+    let wrap = bytes(&centre.keys.init_centre("Example MSP").await.unwrap(), "wrap");
+    let wrap = data_encoding::HEXLOWER.encode(&wrap);
+    assert_eq!(uris(&fleet), [format!("strongroom:wrap:{wrap}")]);
+
     // the same grant again changes nothing
     let chain: Vec<&[u8]> = identity.chain.iter().map(Vec::as_slice).collect();
     site.keys.complete_enrolment(&chain, &fleet).await.unwrap();

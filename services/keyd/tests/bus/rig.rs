@@ -3,6 +3,7 @@
 use contract::{Error, Fields, FieldsExt, KeysProxy};
 use rcgen::{CertificateParams, KeyPair};
 use runtime::testing::Appliance;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use tpm::testing::Swtpm;
 use zbus::zvariant::OwnedFd;
@@ -10,7 +11,10 @@ use zbus::zvariant::OwnedFd;
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_strongroom-keyd");
 const FILE: &str = "strongroom-keyd";
 
+const UNIT: &str = include_str!("../../../../image/common/systemd/strongroom-keyd.service");
+
 pub(crate) struct Rig {
+    program: PathBuf,
     pub(crate) appliance: Appliance,
     pub(crate) tpm: Swtpm,
     pub(crate) keys: KeysProxy<'static>,
@@ -18,12 +22,31 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) async fn new() -> Rig {
+        Rig::of(PROGRAM.into(), Appliance::new()).await
+    }
+
+    /// With the environment its unit gives it.
+    pub(crate) async fn as_unit() -> Rig {
+        let appliance = Appliance::new();
+        let environment: String = UNIT
+            .lines()
+            .filter_map(|line| line.strip_prefix("Environment="))
+            .map(|setting| format!("export '{setting}'\n"))
+            .collect();
+        let program = appliance.path(FILE);
+        let script = format!("#!/bin/sh\n{environment}exec {PROGRAM}\n");
+        std::fs::write(&program, script).unwrap();
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        Rig::of(program, appliance).await
+    }
+
+    async fn of(program: PathBuf, mut appliance: Appliance) -> Rig {
         let tpm = Swtpm::new();
-        let mut appliance = Appliance::new();
         configure(&appliance, &tpm.tcti());
-        appliance.start(PROGRAM, "org.strongroom.Keys1").await;
+        appliance.start(&program, "org.strongroom.Keys1").await;
         let keys = proxy(&appliance).await;
         Rig {
+            program,
             appliance,
             tpm,
             keys,
@@ -37,7 +60,9 @@ impl Rig {
     /// Starts keyd again, with the TPM that `tpm` now is.
     pub(crate) async fn start(&mut self) {
         configure(&self.appliance, &self.tpm.tcti());
-        self.appliance.start(PROGRAM, "org.strongroom.Keys1").await;
+        self.appliance
+            .start(&self.program, "org.strongroom.Keys1")
+            .await;
         self.keys = proxy(&self.appliance).await;
     }
 
