@@ -4,7 +4,9 @@
 use crate::wire::{CHECK_LEN, Reader, check_of, checked};
 use crate::{DatastoreId, Digest, FormatError, Keyset, Result};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use std::cell::RefCell;
 use zeroize::Zeroizing;
+use zstd::bulk::Decompressor;
 
 /// First bytes of a frame: a mark and the format version, 1.
 pub const MAGIC: &[u8; 4] = b"SRF\x01";
@@ -246,12 +248,10 @@ impl<'a> Frame<'a> {
             }
             Compression::Zstd => {
                 let mut plain = Vec::with_capacity(plain_len);
-                let written = zstd::bulk::Decompressor::new()
-                    .and_then(|mut zstd| zstd.decompress_to_buffer(packed, &mut plain))
-                    .map_err(|_| FormatError::Field {
-                        what: WHAT,
-                        field: "packed content",
-                    })?;
+                let written = unpack(packed, &mut plain).map_err(|_| FormatError::Field {
+                    what: WHAT,
+                    field: "packed content",
+                })?;
                 if written == plain_len {
                     Ok(plain)
                 } else {
@@ -263,6 +263,20 @@ impl<'a> Frame<'a> {
             }
         }
     }
+}
+
+/// Unpacks into the capacity of `plain`. A decompressor is some 100 KiB, so each thread keeps one.
+fn unpack(packed: &[u8], plain: &mut Vec<u8>) -> std::io::Result<usize> {
+    thread_local! {
+        static ZSTD: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+    }
+    ZSTD.with_borrow_mut(|zstd| {
+        let zstd = match zstd {
+            Some(zstd) => zstd,
+            none => none.insert(Decompressor::new()?),
+        };
+        zstd.decompress_to_buffer(packed, plain)
+    })
 }
 
 /// The check at the end of a frame (what a snapshot records of its root).

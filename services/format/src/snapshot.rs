@@ -18,6 +18,8 @@ pub const MAX_SEALED: usize = 4 << 20;
 pub const MAX_SNAPSHOT: usize = CLEAR_LEN + MAX_SEALED + SIGNATURE_LEN + CHECK_LEN;
 /// Most skipped files a snapshot lists; it counts those beyond.
 pub const MAX_PROBLEMS: usize = 10_000;
+/// Most paths a snapshot lists.
+pub const MAX_PATHS: usize = 10_000;
 const SIGNATURE_LEN: usize = 64;
 /// What comes before the hash in what is signed, so that no other signature of a site's identity
 /// passes for a snapshot's.
@@ -150,7 +152,7 @@ impl Details {
         while !reader.is_empty() {
             let tag = reader.varint()?;
             let value = reader.bytes(MAX_SEALED, "length")?;
-            let repeats = matches!(tag, tag::PATH | tag::PROBLEM);
+            let repeats = matches!(tag, tag::PATH | tag::PROBLEM) || tag > tag::PROBLEM_COUNT;
             if tag < last || (tag == last && !repeats) {
                 return Err(reader.wrong("order of fields"));
             }
@@ -158,7 +160,8 @@ impl Details {
             match tag {
                 tag::GROUP => details.group = text(value)?,
                 tag::HOST => details.host = text(value)?,
-                tag::PATH => details.paths.push(value.to_vec()),
+                tag::PATH if details.paths.len() < MAX_PATHS => details.paths.push(value.to_vec()),
+                tag::PATH => return Err(reader.wrong("number of paths")),
                 tag::CONSISTENCY => {
                     details.consistency = match value {
                         [0] => Consistency::Live,
@@ -168,20 +171,21 @@ impl Details {
                     }
                 }
                 tag::SOURCE => details.source = text(value)?,
-                tag::PROBLEM => {
+                tag::PROBLEM if details.problems.len() < MAX_PROBLEMS => {
                     let mut inner = Reader::new(value, WHAT);
                     let path = inner.bytes(value.len(), "problem")?.to_vec();
                     let rest = value.len() - encoded_len(&path);
                     let text = text(inner.take(rest)?)?;
                     details.problems.push(Problem { path, text });
                 }
+                tag::PROBLEM => return Err(reader.wrong("number of problems")),
                 tag::PROBLEM_COUNT => {
                     let count = value
                         .try_into()
                         .map_err(|_| reader.wrong("problem count"))?;
                     details.problem_count = u64::from_le_bytes(count);
                 }
-                // fields of later minor versions
+                // fields that later releases add, which say nothing one must know to restore
                 _ => {}
             }
         }
@@ -204,7 +208,7 @@ impl Unsigned {
     /// Encrypts the details and lays out everything the signature covers.
     ///
     /// # Errors
-    /// When the details are too long or the key set has no key.
+    /// When the details are too long or too many, or the key set has no key.
     pub fn new(
         clear: &Clear,
         details: &Details,
@@ -212,7 +216,7 @@ impl Unsigned {
         nonce: [u8; NONCE_LEN],
     ) -> Result<Self> {
         let mut sealed = details.encode();
-        if sealed.len() + 16 > MAX_SEALED {
+        if sealed.len() + 16 > MAX_SEALED || details.paths.len() > MAX_PATHS {
             return Err(FormatError::Field {
                 what: WHAT,
                 field: "length of its description",
@@ -365,5 +369,75 @@ impl Snapshot {
             .open_in_place(nonce, Aad::from(&self.bytes[..CLEAR_LEN]), &mut sealed)
             .map_err(|_| FormatError::Sealed { what: WHAT })?;
         Details::parse(plain)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn problem() -> impl Strategy<Value = Problem> {
+        let path = proptest::collection::vec(any::<u8>(), 0..20);
+        (path, ".{0,20}").prop_map(|(path, text)| Problem { path, text })
+    }
+
+    proptest! {
+        #[test]
+        fn details_return(
+            group in ".{0,20}", host in ".{0,20}", source in ".{0,20}",
+            paths in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..20), 0..4),
+            problems in proptest::collection::vec(problem(), 0..4), problem_count: u64,
+        ) {
+            let consistency = Consistency::Application;
+            let details =
+                Details { group, host, paths, consistency, source, problems, problem_count };
+            let encoded = details.encode();
+            prop_assert_eq!(Details::parse(&encoded), Ok(details.clone()));
+            // what a later release adds is passed over, once or often
+            let later = [&encoded[..], &[99, 2, 1, 2, 99, 0, 100, 1, 7]].concat();
+            prop_assert_eq!(Details::parse(&later), Ok(details));
+        }
+
+        #[test]
+        fn any_bytes_are_details_or_not(
+            bytes in proptest::collection::vec(any::<u8>(), 0..300),
+            fields in proptest::collection::vec(
+                (1u8..9, proptest::collection::vec(any::<u8>(), 0..12)), 0..12),
+        ) {
+            let _ = Details::parse(&bytes);
+            let mut likely = Vec::new();
+            for (tag, value) in fields {
+                likely.push(tag);
+                put_bytes(&mut likely, &value);
+            }
+            if let Ok(details) = Details::parse(&likely) {
+                prop_assert_eq!(Details::parse(&details.encode()), Ok(details));
+            }
+        }
+    }
+
+    #[test]
+    fn more_problems_than_fit_are_counted() {
+        let problem = Problem {
+            path: vec![b'x'; 1000],
+            text: "is gone".into(),
+        };
+        let details = Details {
+            problems: vec![problem; MAX_PROBLEMS],
+            problem_count: 1 << 40,
+            ..Details::default()
+        };
+        let encoded = details.encode();
+        assert!(encoded.len() < MAX_SEALED);
+        let parsed = Details::parse(&encoded).unwrap();
+        assert!(parsed.problems.len() > 2000 && parsed.problems.len() < MAX_PROBLEMS);
+        assert_eq!(parsed.problem_count, 1 << 40);
+        let mut too_many = Vec::new();
+        for _ in 0..=MAX_PROBLEMS {
+            too_many.extend_from_slice(&[6, 1, 0]);
+        }
+        assert!(Details::parse(&too_many[3..]).is_ok());
+        assert!(Details::parse(&too_many).is_err());
     }
 }

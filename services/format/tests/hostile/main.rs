@@ -1,0 +1,303 @@
+//! What comes from outside: any bytes, flipped bits, ends cut off. No parser panics or takes
+//! memory without bound, and what is checked notices.
+
+#[path = "../specimens/mod.rs"]
+mod specimens;
+mod sys;
+
+use format::entry::Entry;
+use format::extents::ExtentList;
+use format::frame::{Frame, Header};
+use format::keyset::Keyset;
+use format::leaf::LeafReader;
+use format::node::Node;
+use format::pack::{
+    Found, HEADER_LEN, PackHeader, TRAILER_LEN, find_frame, footer_len, parse_footer,
+};
+use format::snapshot::Snapshot;
+use format::superblock::Superblock;
+use format::{Digest, Result};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use specimens::*;
+
+/// Reads bytes as one thing; whether they are it. What is read is taken all the way.
+type Parser = fn(&[u8]) -> bool;
+
+fn header(bytes: &[u8]) -> bool {
+    PackHeader::parse(bytes).is_ok()
+}
+
+fn footer(bytes: &[u8]) -> bool {
+    let header = PackHeader {
+        datastore: DATASTORE,
+        pack: PACK,
+    };
+    let length = pack().0.len() as u64;
+    if let Some(trailer) = bytes.last_chunk::<TRAILER_LEN>() {
+        let _ = footer_len(trailer, u64::MAX);
+    }
+    parse_footer(bytes, &header, length).is_ok()
+}
+
+fn frame(bytes: &[u8]) -> bool {
+    let _ = Header::parse(bytes);
+    if let Ok(frame) = Frame::parse_unchecked(bytes) {
+        // whoever opens at once relies on the cipher's tag
+        let opened = frame.open(&frame_keys()).is_ok();
+        assert!(!opened || frame.refs().len() == frame.header.ref_count as usize);
+    }
+    Frame::parse(bytes, DATASTORE).is_ok_and(|f| f.open(&frame_keys()).is_ok())
+}
+
+fn superblock(bytes: &[u8]) -> bool {
+    Superblock::parse(bytes).is_ok()
+}
+
+fn key_set(bytes: &[u8]) -> bool {
+    Keyset::decode(bytes).is_ok()
+}
+
+fn key_text(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_ok_and(|text| Keyset::from_text(text).is_ok())
+}
+
+fn snapshot_file(bytes: &[u8]) -> bool {
+    Snapshot::parse(bytes.to_vec()).is_ok_and(|s| s.details(&frame_keys()).is_ok())
+}
+
+/// What has a check of its own, with one that is whole.
+fn checked() -> Vec<(&'static str, Parser, Vec<u8>)> {
+    let (pack_bytes, records) = pack();
+    let footer_at = pack_bytes.len() - TRAILER_LEN - records.len() * 48;
+    let mut all: Vec<(&'static str, Parser, Vec<u8>)> = vec![
+        ("pack header", header, pack_bytes[..HEADER_LEN].to_vec()),
+        ("pack footer", footer, pack_bytes[footer_at..].to_vec()),
+        ("datastore", superblock, site().encode().to_vec()),
+        ("key set", key_set, keyset().encode().to_vec()),
+        ("snapshot", snapshot_file, snapshot(true)),
+        ("unsigned snapshot", snapshot_file, snapshot(false)),
+    ];
+    all.extend(
+        frame_specimens()
+            .iter()
+            .map(|f| (f.name, frame as Parser, f.encode())),
+    );
+    all
+}
+
+fn leaf(content: &[u8], refs: &[Digest]) -> Result<usize> {
+    let mut last: Option<Entry> = None;
+    let mut count = 0;
+    for item in LeafReader::new(content, refs)? {
+        let (entry, _) = item?;
+        assert!(Entry::path_is_valid(&entry.path));
+        if let Some(last) = &last {
+            assert!(Entry::cmp_path(&last.path, &entry.path).is_lt());
+        }
+        last = Some(entry);
+        count += 1;
+    }
+    Ok(count)
+}
+
+fn node_content(content: &[u8], refs: &[Digest]) -> Result<usize> {
+    Node::parse(content, refs).map(|n| n.children.len())
+}
+
+fn extent_content(content: &[u8], refs: &[Digest]) -> Result<usize> {
+    ExtentList::parse(content, refs).map(|list| match list {
+        ExtentList::Extents(extents) => extents.len(),
+        ExtentList::Lists { children, .. } => children.len(),
+    })
+}
+
+type ContentParser = fn(&[u8], &[Digest]) -> Result<usize>;
+
+/// What lies in frames, where digest and tag have been tested before.
+fn contents() -> Vec<(&'static str, ContentParser, FrameSpecimen)> {
+    let of = |name: &str| {
+        frame_specimens()
+            .into_iter()
+            .find(|s| s.name == name)
+            .unwrap()
+    };
+    vec![
+        ("leaf", leaf, of("leaf")),
+        ("node", node_content, of("node")),
+        ("extents", extent_content, of("extents")),
+        ("extents-lists", extent_content, of("extents-lists")),
+    ]
+}
+
+/// Runs a parser and holds the memory it takes against what it was given: a bound on the bytes
+/// of the input, and what one frame's content may be.
+fn bounded<T>(what: &str, length: usize, parse: impl FnOnce() -> T) -> T {
+    let (result, peak) = sys::peak_during(parse);
+    assert!(
+        peak <= 200 * length + (5 << 20),
+        "{what}: {peak} bytes for {length}"
+    );
+    result
+}
+
+#[test]
+fn every_flipped_bit_of_what_is_checked_is_noticed() {
+    for (what, parse, mut bytes) in checked() {
+        assert!(parse(&bytes), "{what}");
+        for bit in 0..bytes.len() * 8 {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(!parse(&bytes), "{what}: bit {bit}");
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+}
+
+#[test]
+fn every_end_cut_off_or_added_is_noticed() {
+    for (what, parse, mut bytes) in checked() {
+        for length in 0..bytes.len() {
+            assert!(!parse(&bytes[..length]), "{what}: {length}");
+        }
+        // a pack's header is read from the front of what goes on
+        if what != "pack header" {
+            bytes.push(0);
+            assert!(!parse(&bytes), "{what}");
+        }
+    }
+    for (what, parse, specimen) in contents() {
+        let content = specimen.content;
+        assert!(parse(&content, &specimen.refs).is_ok(), "{what}");
+        for length in 0..content.len() {
+            assert!(
+                parse(&content[..length], &specimen.refs).is_err(),
+                "{what}: {length}"
+            );
+        }
+        let longer = [&content[..], &[0]].concat();
+        assert!(parse(&longer, &specimen.refs).is_err(), "{what}");
+    }
+}
+
+#[test]
+fn frames_are_of_their_datastore_alone() {
+    let mut other = DATASTORE;
+    other.0[15] ^= 1;
+    for specimen in frame_specimens() {
+        assert!(Frame::parse(&specimen.encode(), other).is_err());
+    }
+}
+
+#[test]
+fn what_cannot_be_is_refused_before_memory_is_taken() {
+    // counts and lengths as large as their fields hold, with nothing behind them
+    for (what, parse, _) in contents() {
+        for head in [&[255; 4][..], &[1, 255, 255, 255], &[0, 255, 255, 3]] {
+            let content = [head, &[0xff; 9], &[1]].concat();
+            bounded(what, content.len(), || {
+                assert!(parse(&content, &[Digest([1; 32])]).is_err());
+            });
+        }
+    }
+    // paths that share all but their end, again and again
+    let long = vec![b'x'; 60_000];
+    let mut content = 100_000u32.to_le_bytes().to_vec();
+    content.extend_from_slice(&[0, 0xe0, 0xd4, 3]);
+    content.extend_from_slice(&long);
+    let attributes = [3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    content.extend_from_slice(&attributes);
+    for _ in 0..2000 {
+        content.extend_from_slice(&[0xe0, 0xd4, 3, 1, b'y']);
+        content.extend_from_slice(&attributes);
+    }
+    let (result, peak) = sys::peak_during(|| leaf(&content, &[]));
+    assert!(result.is_err());
+    assert!(peak < 40 << 20, "{peak}");
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_read_or_refused(bytes in vec(any::<u8>(), 0..600), refs in 0usize..40) {
+        for (what, parse, whole) in checked() {
+            prop_assert!(!bounded(what, bytes.len(), || parse(&bytes)));
+            // what begins like one
+            for keep in [8, 12, 16, 56] {
+                let mut like = bytes.clone();
+                let keep = keep.min(like.len());
+                like[..keep].copy_from_slice(&whole[..keep]);
+                prop_assert!(!bounded(what, like.len(), || parse(&like)));
+            }
+        }
+        let refs = vec![Digest([3; 32]); refs];
+        for (what, parse, _) in contents() {
+            let _ = bounded(what, bytes.len(), || parse(&bytes, &refs));
+        }
+        key_text(&bytes);
+        Entry::path_is_valid(&bytes);
+    }
+
+    #[test]
+    fn content_with_flips_is_read_or_refused(
+        flips in vec((any::<prop::sample::Index>(), any::<u8>()), 1..6), drop_ref: bool,
+    ) {
+        for (what, parse, specimen) in contents() {
+            let (mut content, mut refs) = (specimen.content, specimen.refs);
+            for (at, byte) in &flips {
+                let at = at.index(content.len());
+                content[at] = *byte;
+            }
+            if drop_ref {
+                refs.pop();
+            }
+            let _ = bounded(what, content.len(), || parse(&content, &refs));
+        }
+    }
+
+    #[test]
+    fn fields_of_any_value_behind_a_right_check_are_read_or_refused(
+        edits in vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+    ) {
+        let header = PackHeader { datastore: DATASTORE, pack: PACK };
+        for (what, parse, whole) in checked() {
+            let context: Vec<u8> = match what {
+                "pack header" | "datastore" | "key set" => Vec::new(),
+                "snapshot" | "unsigned snapshot" => Vec::new(),
+                "pack footer" => header.encode().to_vec(),
+                _ => DATASTORE.0.to_vec(),
+            };
+            let mut body = whole[..whole.len() - 16].to_vec();
+            for (at, byte) in &edits {
+                let at = at.index(body.len());
+                body[at] = *byte;
+            }
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(&body).update(&context);
+            body.extend_from_slice(&hasher.finalize().as_bytes()[..16]);
+            bounded(what, body.len(), || parse(&body));
+        }
+    }
+
+    #[test]
+    fn frames_are_found_between_any_bytes(before in vec(any::<u8>(), 0..300), which in 0usize..7) {
+        let frame = frame_specimens()[which].encode();
+        let window = [&before[..], &frame, &before].concat();
+        let Found::Frame { at, header } = find_frame(&window, 0, DATASTORE) else {
+            return Err(TestCaseError::fail("not found"));
+        };
+        prop_assert_eq!((at, header.frame_len()), (before.len(), frame.len()));
+        let cut = &window[..before.len() + frame.len() - 1];
+        let lost = find_frame(cut, 0, DATASTORE);
+        prop_assert!(matches!(lost, Found::Perhaps { at, need } if at == before.len() && need > frame.len() - 1), "{:?}", lost);
+        prop_assert_eq!(find_frame(&before, 0, DATASTORE), Found::Nothing);
+    }
+
+    #[test]
+    fn key_sets_return_as_text(space in "[ \n\t\r]{0,5}", upper: bool) {
+        let keys = keyset();
+        let mut text = keys.to_text().replace('\n', &space);
+        if upper {
+            text.make_ascii_uppercase();
+        }
+        prop_assert_eq!(Keyset::from_text(&text).unwrap(), keys);
+    }
+}
