@@ -350,6 +350,19 @@ impl Machine {
             })
     }
 
+    /// Waits until a network port (numbered as in the setup) has its IPv4 address.
+    ///
+    /// # Errors
+    /// When it gets none in two minutes.
+    pub fn online(&self, nic: usize) -> Result<()> {
+        // The port is renamed some time after it appeared.
+        let line = "udevadm settle --timeout 120; port=$(ip -br link | awk -v mac=\"$1\" '$3 == mac { print $1 }'); \
+                    exec /usr/lib/systemd/systemd-networkd-wait-online --ipv4 --timeout 120 -i \"$port\"";
+        let mac = self.record.setup.mac(nic);
+        self.check(["sh", "-euc", line, "online", &mac])?;
+        Ok(())
+    }
+
     /// Pulls or plugs the cable of a network port (numbered as in the setup).
     ///
     /// # Errors
@@ -513,6 +526,7 @@ impl Machine {
                 // Its end is the answer.
                 let _ = qmp.command("quit", json!({}), soon);
             }
+            qmp.ended(self.within(10))?;
         }
         self.record.keeper = None;
         let file = self.dir.join("machine.json");

@@ -115,6 +115,14 @@ impl Qmp {
         })
     }
 
+    /// Waits for QEMU's end.
+    ///
+    /// # Errors
+    /// The deadline.
+    pub fn ended(&self, by: Deadline) -> Result<()> {
+        self.wait("QEMU to end", by, |s| s.closed.then_some(()))
+    }
+
     fn wait<T>(
         &self,
         what: &str,

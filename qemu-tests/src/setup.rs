@@ -69,7 +69,7 @@ pub struct Setup {
     pub credentials: Vec<(String, Vec<u8>)>,
     /// The clock's start, as QEMU's `-rtc base=` takes it; the host's time if `None`.
     pub clock: Option<String>,
-    /// Appended to the kernel's command line ([`Boot::Direct`] only).
+    /// Appended to the kernel's command line; under firmware only without Secure Boot.
     pub cmdline: String,
 }
 
@@ -231,6 +231,12 @@ impl Setup {
                 let read_only = ",readonly=on,if=pflash";
                 args.drive("code", "raw", &code, read_only);
                 args.drive("vars", "raw", &dir.join("vars.fd"), ",if=pflash");
+                if !self.cmdline.is_empty() {
+                    let file = dir.join("cmdline");
+                    let text = format!("io.systemd.stub.kernel-cmdline-extra={}", self.cmdline);
+                    std::fs::write(&file, text).map_err(Error::io(shown(&file)))?;
+                    args.pair("-smbios", &format!("type=11,path={}", shown(&file)));
+                }
             }
         }
         Ok(())

@@ -82,6 +82,8 @@ fn emul_two_machines_share_a_cable() {
             near.boot()?;
             other.join().expect("does not panic")
         })?;
+        near.online(1)?;
+        far.online(1)?;
         let echo = [
             "systemd-socket-activate",
             "-a",
@@ -92,13 +94,20 @@ fn emul_two_machines_share_a_cable() {
         ];
         let ask = "exec 3<>/dev/tcp/10.77.0.1/7000; echo well >&3; head -n1 <&3";
         let ask = ["bash", "-euc", ask];
-        let served = near.start(echo)?;
+        let served = || {
+            let mut served = near.start(echo)?;
+            // It says where it listens.
+            served.next(near.within(10))?;
+            Ok::<_, Error>(served)
+        };
+        let first = served()?;
         assert_eq!(far.check(ask)?, "well\n");
         // The machine with the first end goes and comes back; the cable stays.
-        drop(served);
+        drop(first);
         near.power_off()?;
         near.boot()?;
-        let _served = near.start(echo)?;
+        near.online(1)?;
+        let _second = served()?;
         assert_eq!(far.check(ask)?, "well\n");
         Ok(())
     });
