@@ -20,12 +20,17 @@ impl Appliance {
     /// Starts the bus. Panics when dbus-daemon (Debian package dbus-daemon) is missing.
     /// Every role may be played by the user that runs the test.
     pub fn new() -> Appliance {
+        Appliance::with_bus(BUS)
+    }
+
+    /// The same on a bus of this configuration, for what depends on who may call whom.
+    pub fn with_bus(configuration: &str) -> Appliance {
         let root = tempfile::tempdir().expect("a temporary directory");
         for directory in ["etc/strongroom", "var/lib/strongroom", "logs"] {
             std::fs::create_dir_all(root.path().join(directory)).expect("a directory");
         }
         let config = root.path().join("bus.conf");
-        std::fs::write(&config, BUS).expect("a bus configuration");
+        std::fs::write(&config, configuration).expect("a bus configuration");
         let mut broker = Command::new("dbus-daemon")
             .arg(format!("--config-file={}", config.display()))
             .args(["--nofork", "--print-address"])

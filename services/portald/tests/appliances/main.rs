@@ -4,6 +4,7 @@ mod agent;
 mod custody;
 mod enrolment;
 mod pairing;
+mod policy;
 mod rig;
 mod sessions;
 mod strangers;

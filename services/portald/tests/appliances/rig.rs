@@ -34,6 +34,7 @@ pub(crate) struct Machine {
     /// Where its replication is, at a centre.
     pub(crate) tunnel: String,
     played: zbus::Connection,
+    policed: bool,
     _tpm: Option<Swtpm>,
 }
 
@@ -51,9 +52,18 @@ impl Machine {
         Machine::start(Some(Swtpm::new()), "pool = false\n").await
     }
 
+    /// The same on a bus with the policies we ship, each daemon as a user of its own. For root.
+    pub(crate) async fn policed() -> Machine {
+        let appliance = crate::policy::appliance();
+        Machine::on(appliance, true, Some(Swtpm::new()), "pool = false\n").await
+    }
+
     /// The same with another `enrold.toml`, or without a TPM.
     pub(crate) async fn start(tpm: Option<Swtpm>, enrold: &str) -> Machine {
-        let appliance = Appliance::new();
+        Machine::on(Appliance::new(), false, tpm, enrold).await
+    }
+
+    async fn on(appliance: Appliance, policed: bool, tpm: Option<Swtpm>, enrold: &str) -> Machine {
         let tcti = match &tpm {
             Some(tpm) => tpm.tcti(),
             None => format!("device:{}", appliance.path("dev/tpmrm0").display()),
@@ -69,6 +79,7 @@ impl Machine {
             played: appliance.connect().await,
             bus,
             appliance,
+            policed,
             _tpm: tpm,
         };
         machine.configure_portal(None);
@@ -85,7 +96,12 @@ impl Machine {
 
     /// A centre named `Northwind`, with centred.
     pub(crate) async fn centre() -> Machine {
-        let mut machine = Machine::new().await;
+        Machine::new().await.found().await
+    }
+
+    /// Makes this one a centre.
+    pub(crate) async fn found(self) -> Machine {
+        let mut machine = self;
         machine.begin("centred", "Centre1").await;
         let enrol = machine.enrol().await;
         let job = enrol
@@ -127,7 +143,11 @@ impl Machine {
 
     pub(crate) async fn begin(&mut self, daemon: &str, name: &str) {
         let name = format!("org.strongroom.{name}");
-        self.appliance.start(program(daemon), &name).await;
+        let program = match self.policed {
+            true => crate::policy::as_its_user(&self.appliance, daemon),
+            false => program(daemon),
+        };
+        self.appliance.start(program, &name).await;
     }
 
     pub(crate) fn end(&mut self, daemon: &str, signal: nix::sys::signal::Signal) {
