@@ -122,7 +122,7 @@ async fn a_site_that_lost_what_it_knew_is_sent_everything_again() {
         .collect();
     assert_eq!(side.len(), 1, "{side:?}");
     fs::remove_file(&side[0]).unwrap();
-    site.restart();
+    site.restart().await;
     let server = bench::Server {
         house: site.house.clone(),
         ..site.pair("a", "backup")

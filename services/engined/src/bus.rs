@@ -7,8 +7,8 @@ use crate::watch::take_keyset;
 use contract::{
     CentreProxy, EnrolProxy, Error, Fields, FieldsExt, KeysProxy, Options, PortalProxy, field,
 };
-use format::SnapshotId;
 use format::snapshot::{Clear, Details};
+use format::{Keyset, SnapshotId};
 use runtime::Daemon;
 use runtime::job::Progress;
 use std::collections::HashMap;
@@ -253,7 +253,9 @@ impl Engine {
         let unlocked = match store.role {
             Role::Own => None,
             Role::Replica => {
-                self.unlock(&store, &options).await?;
+                let keyset = self.released(&store, &options).await?;
+                let replica = store.clone();
+                blocking(move || replica.unlock(&keyset)).await?;
                 Some(self.house.grants.hold(store.clone()))
             }
         };
@@ -304,9 +306,9 @@ impl Engine {
                 "a site's own datastore is not granted; its agents restore by themselves".into(),
             ));
         }
-        self.unlock(&store, &options).await?;
-        self.house.grants.grant(store, until);
-        Ok(())
+        let keyset = self.released(&store, &options).await?;
+        let house = self.house.clone();
+        blocking(move || house.grant(&keyset, until)).await
     }
 
     #[zbus(out_args("job"))]
@@ -350,8 +352,8 @@ impl Engine {
 }
 
 impl Engine {
-    /// Has keyd release a replica's keys, and unlocks it with them.
-    async fn unlock(&self, store: &Arc<Datastore>, options: &Fields) -> Result<(), Error> {
+    /// A replica's keys, released by keyd here and now.
+    async fn released(&self, store: &Datastore, options: &Fields) -> Result<Keyset, Error> {
         let share: Option<String> = options.optional("share")?;
         let reason: String = options.optional("reason")?.unwrap_or_default();
         let mut release = Options::from([("reason", reason.as_str().into())]);
@@ -360,9 +362,7 @@ impl Engine {
         }
         let keys = KeysProxy::new(&self.daemon.bus).await?;
         let pipe = keys.release_keyset(&store.id.to_string(), release).await?;
-        let keyset = take_keyset(pipe, store.id).await?;
-        let store = store.clone();
-        blocking(move || store.unlock(&keyset)).await
+        take_keyset(pipe, store.id).await
     }
 }
 

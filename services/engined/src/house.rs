@@ -13,6 +13,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::SystemTime;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -205,6 +206,17 @@ impl House {
         self.replica(id)
     }
 
+    /// Lets recovery agents read a replica until then, with the keys keyd released for that.
+    ///
+    /// # Errors
+    /// The replica is not here, or the keys are another's.
+    pub fn grant(&self, keyset: &Keyset, until: SystemTime) -> Result<(), Error> {
+        let replica = self.replica(keyset.datastore_id)?;
+        replica.unlock(keyset)?;
+        self.grants.grant(replica, until);
+        Ok(())
+    }
+
     /// All datastores that are here; those of a centre are opened for it.
     pub(crate) fn datastores(&self) -> Result<Vec<Arc<Datastore>>, Error> {
         let (pool, part) = {
@@ -277,6 +289,12 @@ impl House {
         streams.retain(|s| s.strong_count() > 0);
         streams.push(weak);
         ends
+    }
+
+    /// Returns when no session goes on.
+    pub async fn idle(&self) {
+        // never closed, so this is all of them
+        let _ = self.sessions.acquire_many(SESSIONS as u32).await;
     }
 
     /// Ends all sessions.

@@ -10,7 +10,7 @@ use redb::{Builder, Database, Durability, ReadableDatabase, TableDefinition};
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Agent's digest → store's digest and the chunk's length (u32, little-endian).
 const CHUNKS: TableDefinition<&[u8; 32], &[u8; 36]> = TableDefinition::new("chunks");
@@ -85,11 +85,14 @@ impl Known {
     /// Opens the file, or begins anew when there is none or it cannot be read.
     fn open(path: &Path) -> io::Result<Self> {
         let open = || Builder::new().set_cache_size(CACHE).create(path);
-        let database = open().or_else(|error| {
-            tracing::warn!("{} begins anew: {error}", path.display());
-            std::fs::remove_file(path).map_err(redb::DatabaseError::from)?;
-            open()
-        });
+        let database = match open() {
+            Err(error) if is_damage(&error) => {
+                tracing::warn!("{} begins anew: {error}", path.display());
+                std::fs::remove_file(path)?;
+                open()
+            }
+            opened => opened,
+        };
         let known = Self {
             database: database.map_err(failed)?,
             fresh: Mutex::default(),
@@ -170,33 +173,82 @@ impl Drop for Known {
     }
 }
 
+/// Whether the file is at fault, and not the disk or another user of it.
+fn is_damage(error: &redb::DatabaseError) -> bool {
+    use redb::{DatabaseError as E, StorageError};
+    match error {
+        E::Storage(StorageError::Io(io)) => io.kind() == io::ErrorKind::InvalidData,
+        E::Storage(StorageError::Corrupted(_)) | E::UpgradeRequired(_) | E::RepairAborted => true,
+        _ => false,
+    }
+}
+
+type Open = HashMap<String, (Arc<Known>, usize)>;
+
 /// The files of all agents of one datastore, each open once.
 pub(crate) struct KnownOfAll {
     dir: PathBuf,
-    open: Mutex<HashMap<String, Weak<Known>>>,
+    open: Arc<Mutex<Open>>,
+}
+
+/// One session's use of an agent's file, which is closed with the last of them.
+pub(crate) struct InUse {
+    known: Option<Arc<Known>>,
+    agent: String,
+    open: Arc<Mutex<Open>>,
 }
 
 impl KnownOfAll {
     pub(crate) fn new(dir: PathBuf) -> Self {
         Self {
             dir,
-            open: Mutex::default(),
+            open: Arc::default(),
         }
     }
 
     /// That of an agent, whose id keyd made.
-    pub(crate) fn of(&self, agent: &str) -> io::Result<Arc<Known>> {
+    pub(crate) fn of(&self, agent: &str) -> io::Result<InUse> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = open.get(agent).and_then(Weak::upgrade) {
-            return Ok(known);
+        if !open.contains_key(agent) {
+            std::fs::create_dir_all(&self.dir)?;
+            // an id is what a peer says it is: nothing of it becomes a path
+            let name = blake3::hash(agent.as_bytes()).to_hex();
+            let known = Known::open(&self.dir.join(format!("{name}.redb")))?;
+            open.insert(agent.to_owned(), (Arc::new(known), 0));
         }
-        std::fs::create_dir_all(&self.dir)?;
-        // an id is what a peer says it is: nothing of it becomes a path
-        let name = blake3::hash(agent.as_bytes()).to_hex();
-        let known = Arc::new(Known::open(&self.dir.join(format!("{name}.redb")))?);
-        open.retain(|_, known| known.strong_count() > 0);
-        open.insert(agent.to_owned(), Arc::downgrade(&known));
-        Ok(known)
+        let known = open.get_mut(agent).map(|(known, users)| {
+            *users += 1;
+            known.clone()
+        });
+        Ok(InUse {
+            known,
+            agent: agent.to_owned(),
+            open: self.open.clone(),
+        })
+    }
+}
+
+impl std::ops::Deref for InUse {
+    type Target = Known;
+
+    fn deref(&self) -> &Known {
+        self.known
+            .as_deref()
+            .expect("it is there until it is dropped")
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        // closed under the lock: who opens the file next finds it closed
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        self.known = None;
+        if let Some((_, users)) = open.get_mut(&self.agent) {
+            *users -= 1;
+            if *users == 0 {
+                open.remove(&self.agent);
+            }
+        }
     }
 }
 
@@ -244,6 +296,27 @@ mod tests {
             std::fs::read_dir(dir.path().join("side")).unwrap().count(),
             2
         );
+    }
+
+    #[test]
+    fn sessions_that_come_and_go_never_meet_a_half_closed_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let all = KnownOfAll::new(dir.path().into());
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let all = &all;
+                scope.spawn(move || {
+                    for n in 0..20 {
+                        let known = all.of("a").unwrap();
+                        known.add(name(thread * 100 + n), chunk(n)).unwrap();
+                    }
+                });
+            }
+        });
+        let known = all.of("a").unwrap();
+        for n in (0..4).flat_map(|thread| (0..20).map(move |n| thread * 100 + n)) {
+            assert!(known.find(&name(n)).unwrap().is_some(), "{n}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod peers;
 mod replicate;
 mod session;
 mod store;
+mod turn;
 mod watch;
 
 pub use replicate::{Copied, Tell, replicate};
@@ -24,8 +25,12 @@ use runtime::Daemon;
 use serde::Deserialize;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+
+/// How long sessions may take to end when the daemon stops.
+const ENDING: Duration = Duration::from_secs(20);
 
 /// `engined.toml`.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -60,6 +65,9 @@ pub async fn run(daemon: Daemon) -> Result<(), Error> {
     daemon.until_shutdown().await;
     // sessions end at once, and what they have open is closed in order
     house.end_sessions();
+    if tokio::time::timeout(ENDING, house.idle()).await.is_err() {
+        tracing::warn!("a session does not end; it is left behind");
+    }
     let ended = watching.await;
     telling.abort();
     let closing = house.clone();

@@ -4,6 +4,7 @@
 //! what agents have brought ([`crate::known`]).
 
 use crate::known::KnownOfAll;
+use crate::turn::Turns;
 use contract::Error;
 use engine::storage::directory::Directory;
 use engine::{Options, SnapshotMeta, SnapshotWriter, Store};
@@ -34,6 +35,8 @@ pub(crate) struct Datastore {
     pub(crate) id: DatastoreId,
     pub(crate) role: Role,
     pub(crate) known: KnownOfAll,
+    /// For the session of the site it is a copy of.
+    pub(crate) turns: Turns,
     store: Store,
     dir: PathBuf,
     /// The dedup key, for what is derived from it for agents and groups; a site's own only.
@@ -181,6 +184,7 @@ impl Datastore {
             id,
             role,
             known,
+            turns: Turns::default(),
             store,
             dir,
             dedup: None,

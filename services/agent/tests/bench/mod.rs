@@ -19,13 +19,13 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
-pub fn random<const N: usize>() -> [u8; N] {
+pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     SystemRandom::new().fill(&mut bytes).unwrap();
     bytes
 }
 
-pub fn key_pair() -> Arc<Ed25519KeyPair> {
+pub(crate) fn key_pair() -> Arc<Ed25519KeyPair> {
     let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
     Arc::new(Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap())
 }
@@ -34,7 +34,7 @@ fn public(key: &Ed25519KeyPair) -> [u8; 32] {
     key.public_key().as_ref().try_into().unwrap()
 }
 
-pub fn keyset() -> Keyset {
+pub(crate) fn keyset() -> Keyset {
     Keyset {
         datastore_id: DatastoreId(random()),
         dedup: Zeroizing::new(random()),
@@ -43,10 +43,10 @@ pub fn keyset() -> Keyset {
 }
 
 /// keyd's and centred's lists, and keyd's signature.
-pub struct List {
+pub(crate) struct List {
     identity: Arc<Ed25519KeyPair>,
-    pub agents: Mutex<HashMap<String, Agent>>,
-    pub sites: Mutex<HashMap<String, Site>>,
+    pub(crate) agents: Mutex<HashMap<String, Agent>>,
+    pub(crate) sites: Mutex<HashMap<String, Site>>,
 }
 
 impl Peers for List {
@@ -69,26 +69,32 @@ impl Peers for List {
 }
 
 /// An appliance.
-pub struct Appliance {
-    pub dir: tempfile::TempDir,
-    pub list: Arc<List>,
-    pub house: Arc<House>,
-    pub keyset: Option<Keyset>,
-    pub added: mpsc::UnboundedReceiver<Added>,
+pub(crate) struct Appliance {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) list: Arc<List>,
+    pub(crate) house: Arc<House>,
+    pub(crate) keyset: Option<Keyset>,
+    pub(crate) added: mpsc::UnboundedReceiver<Added>,
     part: Part,
 }
 
 impl Appliance {
-    pub fn site() -> Appliance {
+    pub(crate) fn site() -> Appliance {
         let keyset = keyset();
-        Self::new(Part::Site(keyset.datastore_id), Some(keyset))
+        Self::new(Part::Site(keyset.datastore_id), Some(keyset), None)
     }
 
-    pub fn centre() -> Appliance {
-        Self::new(Part::Centre, None)
+    /// A site whose pool is this directory.
+    pub(crate) fn site_on(pool: &Path) -> Appliance {
+        let keyset = keyset();
+        Self::new(Part::Site(keyset.datastore_id), Some(keyset), Some(pool))
     }
 
-    fn new(part: Part, keyset: Option<Keyset>) -> Appliance {
+    pub(crate) fn centre() -> Appliance {
+        Self::new(Part::Centre, None, None)
+    }
+
+    fn new(part: Part, keyset: Option<Keyset>, pool: Option<&Path>) -> Appliance {
         let list = Arc::new(List {
             identity: key_pair(),
             agents: Mutex::default(),
@@ -98,7 +104,7 @@ impl Appliance {
         std::fs::create_dir_all(dir.path().join("pool")).unwrap();
         std::fs::create_dir_all(dir.path().join("state")).unwrap();
         let (house, added) = Self::house(dir.path(), &list);
-        let pool = dir.path().join("pool");
+        let pool = pool.map_or_else(|| dir.path().join("pool"), Path::to_path_buf);
         house.open(pool, part.clone(), keyset.clone()).unwrap();
         Appliance {
             dir,
@@ -118,9 +124,10 @@ impl Appliance {
     }
 
     /// As after a restart of the daemon.
-    pub fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         self.house
             .close(engined::house::Status::Waiting("restart".into()));
+        self.house.idle().await;
         (self.house, self.added) = Self::house(self.dir.path(), &self.list);
         let pool = self.dir.path().join("pool");
         self.house
@@ -128,16 +135,16 @@ impl Appliance {
             .unwrap();
     }
 
-    pub fn pool(&self) -> PathBuf {
+    pub(crate) fn pool(&self) -> PathBuf {
         self.dir.path().join("pool")
     }
 
-    pub fn datastore(&self) -> DatastoreId {
+    pub(crate) fn datastore(&self) -> DatastoreId {
         self.keyset.as_ref().unwrap().datastore_id
     }
 
     /// Pairs an agent.
-    pub fn pair(&self, id: &str, scope: &str) -> Server {
+    pub(crate) fn pair(&self, id: &str, scope: &str) -> Server {
         let key = key_pair();
         let agent = Agent {
             scope: scope.into(),
@@ -152,7 +159,7 @@ impl Appliance {
     }
 
     /// Enrols a site.
-    pub fn enrol(&self, id: &str, site: &Appliance) {
+    pub(crate) fn enrol(&self, id: &str, site: &Appliance) {
         let record = Site {
             datastore: site.datastore(),
             public: public(&site.list.identity),
@@ -161,7 +168,7 @@ impl Appliance {
     }
 
     /// A connection of a site's, as portald hands it on; the site's end.
-    pub fn dialled_by(&self, site: &str) -> StdStream {
+    pub(crate) fn dialled_by(&self, site: &str) -> StdStream {
         let (ours, theirs) = StdStream::pair().unwrap();
         engined::accept(&self.house, engined::Peer::Site(site.into()), theirs).unwrap();
         ours
@@ -170,15 +177,15 @@ impl Appliance {
 
 /// A protected server that is paired.
 #[derive(Clone)]
-pub struct Server {
-    pub id: String,
-    pub key: Arc<Ed25519KeyPair>,
-    pub house: Arc<House>,
+pub(crate) struct Server {
+    pub(crate) id: String,
+    pub(crate) key: Arc<Ed25519KeyPair>,
+    pub(crate) house: Arc<House>,
 }
 
 impl Server {
     /// A connection, as portald hands it on; the agent's end.
-    pub fn dial(&self) -> UnixStream {
+    pub(crate) fn dial(&self) -> UnixStream {
         let (ours, theirs) = StdStream::pair().unwrap();
         engined::accept(&self.house, engined::Peer::Agent(self.id.clone()), theirs).unwrap();
         ours.set_nonblocking(true).unwrap();
@@ -186,13 +193,13 @@ impl Server {
     }
 
     /// An open session.
-    pub async fn session(&self, kind: Kind) -> agent::Result<UnixStream> {
+    pub(crate) async fn session(&self, kind: Kind) -> agent::Result<UnixStream> {
         let mut stream = self.dial();
         session::open(&mut stream, kind, &self.id, &self.key).await?;
         Ok(stream)
     }
 
-    pub async fn back_up(&self, job: Job) -> agent::Result<Outcome> {
+    pub(crate) async fn back_up(&self, job: Job) -> agent::Result<Outcome> {
         let prepared = Prepared::new(job)?;
         let stream = self.session(Kind::Intake).await?;
         prepared
@@ -204,7 +211,7 @@ impl Server {
             .await
     }
 
-    pub async fn restore(
+    pub(crate) async fn restore(
         &self,
         snapshot: [u8; 16],
         path: &str,
@@ -216,12 +223,12 @@ impl Server {
         agent::restore::restore(stream, snapshot, path, target, Default::default(), counters).await
     }
 
-    pub async fn list(&self) -> agent::Result<Vec<protocol::restore::Listed>> {
+    pub(crate) async fn list(&self) -> agent::Result<Vec<protocol::restore::Listed>> {
         agent::restore::list(&mut self.session(Kind::List).await?).await
     }
 }
 
-pub fn job(tree: &Path, cache: Option<PathBuf>) -> Job {
+pub(crate) fn job(tree: &Path, cache: Option<PathBuf>) -> Job {
     Job {
         run: "run-1".into(),
         host: "server".into(),
@@ -233,7 +240,7 @@ pub fn job(tree: &Path, cache: Option<PathBuf>) -> Job {
 }
 
 /// Bytes that look random, the same for the same seed.
-pub fn noise(length: usize, seed: u64) -> Vec<u8> {
+pub(crate) fn noise(length: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     std::iter::repeat_with(|| {
         state ^= state << 13;
@@ -245,7 +252,7 @@ pub fn noise(length: usize, seed: u64) -> Vec<u8> {
     .collect()
 }
 
-pub fn assert_same(a: &Path, b: &Path) {
+pub(crate) fn assert_same(a: &Path, b: &Path) {
     let comparison = filetree::compare::compare(a, b).unwrap();
     assert!(comparison.is_same(), "{:#?}", comparison.differences);
     assert!(comparison.entries > 1);

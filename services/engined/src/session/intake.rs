@@ -2,7 +2,7 @@
 
 use super::{Ended, Line, Who};
 use crate::house::House;
-use crate::known::{Chunk, Known};
+use crate::known::{Chunk, InUse};
 use crate::store::{Datastore, Draft};
 use contract::Error;
 use format::entry::{Entry, Extent};
@@ -104,7 +104,7 @@ pub(crate) fn full() -> Error {
 
 struct Intake {
     keys: DigestKeys,
-    known: Arc<Known>,
+    known: InUse,
     draft: Draft,
     lately: [HashMap<Digest, Chunk>; 2],
 }

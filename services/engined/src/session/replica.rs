@@ -4,10 +4,12 @@ use super::{Ended, Line};
 use crate::house::House;
 use crate::peers::Site;
 use crate::store::{Datastore, told};
+use crate::turn::Turn;
 use contract::Error;
 use format::{DatastoreId, Digest, SnapshotId};
 use protocol::replication::{FromCentre, FromSite, ReceiveError, Receiver, Sink};
 use protocol::session::Verdict;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 /// Serves a session from the verdict on.
@@ -16,8 +18,11 @@ pub(super) fn serve(house: &Arc<House>, site: &Site, line: &mut Line) -> Result<
     let mut sink = Replica {
         house,
         site,
+        stream: Some(line.write.try_clone()?),
         store: None,
+        turn: None,
     };
+    let mut mute = false;
     let mut receiver = Receiver::default();
     while !receiver.is_done() {
         let message: FromSite = line.expect()?;
@@ -35,9 +40,8 @@ pub(super) fn serve(house: &Arc<House>, site: &Site, line: &mut Line) -> Result<
                 return Err(error);
             }
         };
-        for answer in answers {
-            line.send(&answer)?;
-        }
+        // when the connection is cut, what had arrived by then is still taken
+        mute = mute || answers.iter().any(|answer| line.send(answer).is_err());
     }
     Ok(())
 }
@@ -45,7 +49,10 @@ pub(super) fn serve(house: &Arc<House>, site: &Site, line: &mut Line) -> Result<
 struct Replica<'a> {
     house: &'a Arc<House>,
     site: &'a Site,
+    stream: Option<UnixStream>,
     store: Option<Arc<Datastore>>,
+    /// Held until what arrived is durable.
+    turn: Option<Turn>,
 }
 
 /// However the session ends, what arrived is made durable, so that it is not sent again.
@@ -56,6 +63,7 @@ impl Drop for Replica<'_> {
         {
             tracing::warn!("what arrived could not be kept: {}", told(error).text());
         }
+        self.turn = None;
     }
 }
 
@@ -81,6 +89,9 @@ impl Sink for Replica<'_> {
             )));
         }
         let store = self.house.make_replica(datastore, superblock)?;
+        let gone = || Error::Failed("a newer connection of this site has taken over".into());
+        let stream = self.stream.take().ok_or_else(gone)?;
+        self.turn = Some(store.turns.take(stream).ok_or_else(gone)?);
         let held = store.snapshots()?.iter().map(|s| s.id).collect();
         self.store = Some(store);
         Ok(held)
