@@ -1,20 +1,22 @@
 //! The shell: looks, asks [`plan`], does one step, tells, and waits for something to change.
 
+mod making;
+mod steps;
+
 use crate::bus::{Pool, Published, Request};
-use crate::create::{self, Key, text};
+use crate::create::text;
 use crate::name::PoolId;
 use crate::plan::{self, Action, Memory, State, Verdict};
 use crate::remember::Remembered;
-use crate::view::{self, MAPPING, View};
-use contract::{Error, Fields, KeysProxy, field};
+use crate::view::{self, View};
+use contract::{Error, KeysProxy};
 use devices::Source;
-use disks::{Machine, folder, luks, md, mount};
+use disks::Machine;
 use futures_util::StreamExt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use zbus::zvariant::Value;
 
 /// How long a step that failed is left alone, doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -291,185 +293,5 @@ impl Worker {
             tracing::info!(state = new.state.word(), reason = new.reason, "pool");
         }
         crate::bus::tell(&self.daemon.bus, &old, &new).await
-    }
-
-    async fn perform(&mut self, action: &Action, pool: Option<&PoolId>) -> Result<(), Error> {
-        let place = self.settings.mount_point.clone();
-        let unit = self.settings.mount_unit.clone();
-        let owner = self.settings.owner.clone();
-        match action.clone() {
-            Action::Open { device, pool } => {
-                let key = match self.key(&pool, false).await {
-                    Err(Error::NotFound(_)) => {
-                        self.memory.keyless.insert(pool);
-                        return Ok(());
-                    }
-                    key => key?,
-                };
-                self.blocking(move |machine| {
-                    luks::open(machine, &device, MAPPING, &key)
-                        .map_err(|error| Error::Failed(text(&error)))
-                })
-                .await
-            }
-            Action::Mount => {
-                let pool = pool.map(PoolId::to_string).unwrap_or_default();
-                self.blocking(move |machine| {
-                    mount::start(machine, &unit).map_err(|error| {
-                        Error::Failed(format!(
-                            "the pool {pool} is open and cannot be mounted ({}); see `strongroom log {unit}`",
-                            text(&error)
-                        ))
-                    })?;
-                    if !mount::is_mounted(machine, &place).map_err(create::told)? {
-                        return Err(Error::Failed(format!(
-                            "{unit} stands and nothing is mounted at {place}; see that the unit and poold.toml name one place"
-                        )));
-                    }
-                    folder::make(machine, &format!("{place}/datastores"), &owner)
-                        .map_err(create::told)
-                })
-                .await
-            }
-            action => {
-                self.blocking(move |machine| step(machine, &action).map_err(create::told))
-                    .await
-            }
-        }
-    }
-
-    async fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&dyn Machine) -> Result<T, Error> + Send + 'static,
-    ) -> Result<T, Error> {
-        let machine = self.machine.clone();
-        tokio::task::spawn_blocking(move || work(&*machine))
-            .await
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
-    }
-
-    /// The pool's key, from keyd.
-    async fn key(&self, pool: &PoolId, make: bool) -> Result<Key, Error> {
-        let keys = KeysProxy::new(&self.daemon.bus).await?;
-        let options = [("create", Value::from(make))].into();
-        let pipe = match keys.pool_key(pool.as_str(), options).await {
-            Err(Error::ZBus(error)) => {
-                return Err(Error::NotReady(format!(
-                    "keyd does not answer ({error}); the pool opens by itself once it does"
-                )));
-            }
-            answer => answer?,
-        };
-        tokio::task::spawn_blocking(move || {
-            let bytes = runtime::pipe::take_key(pipe)?;
-            let mut key = Key::new([0; luks::KEY_LEN]);
-            if bytes.len() != key.len() {
-                return Err(Error::Failed(
-                    "keyd gave a pool key of another length".into(),
-                ));
-            }
-            key.copy_from_slice(&bytes);
-            Ok(key)
-        })
-        .await
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
-    }
-
-    /// Makes a pool, or goes on making the one whose making was interrupted.
-    async fn create(&mut self, request: &Request) -> Result<Fields, Error> {
-        let (view, verdict) = self
-            .look()
-            .await
-            .map_err(|error| Error::Failed(text(&error)))?;
-        let tell = request.progress.clone();
-        let (pool, array) = match verdict.pool {
-            Some(pool) if verdict.unfinished => {
-                let below = view.volumes.iter().find(|v| v.pool == pool);
-                let array = view.arrays.iter().find(|(p, _)| *p == pool);
-                let device = below
-                    .map(|v| v.device.clone())
-                    .or_else(|| array.map(|(_, a)| a.device.clone()));
-                (pool, device)
-            }
-            Some(pool) => {
-                let (here, wanted) = (
-                    view.serials(&pool),
-                    request.serials.iter().cloned().collect(),
-                );
-                if !request.serials.is_empty() && here != wanted {
-                    return Err(Error::AlreadyExists(format!(
-                        "this appliance has the pool {pool} already, of the disks {}; a second one is not made",
-                        here.into_iter().collect::<Vec<_>>().join(", ")
-                    )));
-                }
-                return self.until_mounted().await;
-            }
-            None => (
-                PoolId::random().map_err(|_| {
-                    Error::Failed(
-                        "the kernel gives no random numbers; restart the appliance".into(),
-                    )
-                })?,
-                None,
-            ),
-        };
-        let key = self.key(&pool, true).await?;
-        let disks = match &array {
-            Some(_) => Vec::new(),
-            None => create::choose(&view.disks, &request.serials)?,
-        };
-        tell.set_detail("making the pool");
-        self.blocking(move |machine| {
-            let device = match array {
-                Some(device) => device,
-                None => {
-                    create::confirm_blank(machine, &disks)?;
-                    create::make_array(machine, &pool, &disks)?
-                }
-            };
-            create::make_volume(machine, &pool, &device, &key, |what| tell.set_detail(what))
-        })
-        .await?;
-        self.trouble = None;
-        request.progress.set_detail("mounting the pool");
-        self.until_mounted().await
-    }
-
-    /// Takes the steps that are left; answers what Create's job does.
-    async fn until_mounted(&mut self) -> Result<Fields, Error> {
-        self.settle()
-            .await
-            .map_err(|error| Error::Failed(format!("{error:#}")))?;
-        let published = self.published.read().expect("no panic holds it").clone();
-        match published.state {
-            State::Mounted | State::Degraded => Ok(Fields::from([
-                ("pool".to_owned(), field(published.pool)),
-                ("level".to_owned(), field(published.level)),
-                ("size".to_owned(), field(published.size)),
-            ])),
-            state => Err(Error::NotReady(format!(
-                "the pool is {}: {}",
-                state.word(),
-                published.reason
-            ))),
-        }
-    }
-}
-
-fn step(machine: &dyn Machine, action: &Action) -> Result<(), disks::Error> {
-    match action {
-        Action::Stop { array } => md::stop(machine, array),
-        Action::Assemble {
-            uuid,
-            disks,
-            degraded,
-        } => {
-            let node = md::free_node(machine)?;
-            let disks: Vec<_> = disks.iter().map(String::as_str).collect();
-            md::assemble(machine, &node, uuid, &disks, *degraded)
-        }
-        Action::DropDetached { array } => md::drop_detached(machine, array),
-        Action::Add { array, disk } => md::add(machine, array, disk),
-        Action::Open { .. } | Action::Mount => Ok(()),
     }
 }
