@@ -340,7 +340,7 @@ fn what_may_not_be_read_is_listed_and_the_rest_is_kept() {
         fs::write(source.join(name), name).unwrap();
     }
     fs::hard_link(source.join("closed"), source.join("its-other-name")).unwrap();
-    fs::set_permissions(source.join("closed"), Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(source.join("closed"), Permissions::from_mode(0o0)).unwrap();
     let arguments = ["backup", "s", "--key-file", "k", "--group", "g", "source"];
     let mut command = bench.command(&arguments);
     if fs::metadata(&source).unwrap().uid() == 0 {

@@ -4,7 +4,7 @@ use crate::error::{Error, Result, format_error, io_error};
 use crate::index::{Index, Location};
 use crate::storage::{File, Storage, read_exact};
 use format::frame::{Frame, FrameKeys, Kind};
-use format::{DatastoreId, Digest, DigestKeys, Keyset, PackId};
+use format::{DatastoreId, Digest, DigestKeys, FormatError, Keyset, PackId};
 use ring::rand::{SecureRandom, SystemRandom};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -162,7 +162,7 @@ impl Core {
     pub(crate) fn read_at(&self, location: &Location) -> Result<Vec<u8>> {
         let file = self.pack_file(location.pack)?;
         read_exact(&*file, location.offset.into(), location.length as usize)
-            .map_err(self.io("read", &pack_name(location.pack)))
+            .map_err(|error| self.io("read", &pack_name(location.pack))(error))
     }
 
     /// Decrypted content of a chunk, whose digest was computed again.
@@ -189,7 +189,7 @@ impl Core {
             return Ok((location.kind, Vec::new()));
         }
         let raw = self.read_at(&location)?;
-        let frame = Frame::parse(&raw, self.datastore).map_err(format_error(frame_name(digest)))?;
+        let frame = Frame::parse(&raw, self.datastore).map_err(frame_error(*digest))?;
         if frame.header.digest != *digest {
             return Err(Error::Content { digest: *digest });
         }
@@ -207,16 +207,22 @@ pub(crate) fn frame_name(digest: &Digest) -> String {
     format!("chunk {digest}")
 }
 
+/// Wraps a failure to understand a frame; its name is only made when it is needed.
+pub(crate) fn frame_error(digest: Digest) -> impl FnOnce(FormatError) -> Error {
+    move |source| Error::Format {
+        name: frame_name(&digest),
+        source,
+    }
+}
+
 /// Opens a frame and tests that it is what this digest names.
 pub(crate) fn open_frame(
     keys: &Keys,
     raw: &[u8],
     digest: &Digest,
 ) -> Result<(Kind, Vec<u8>, Vec<Digest>)> {
-    let frame = Frame::parse_unchecked(raw).map_err(format_error(frame_name(digest)))?;
-    let content = frame
-        .open(&keys.frames)
-        .map_err(format_error(frame_name(digest)))?;
+    let frame = Frame::parse_unchecked(raw).map_err(frame_error(*digest))?;
+    let content = frame.open(&keys.frames).map_err(frame_error(*digest))?;
     let refs: Vec<Digest> = frame.refs().collect();
     let kind = frame.header.kind;
     if frame.header.digest != *digest || keys.digests.metadata(kind, &refs, &content) != *digest {

@@ -14,7 +14,7 @@
 //! power cut leaves, no frame in a pack refers to a frame that is lost.
 
 use crate::compress::Packer;
-use crate::core::{Core, Keys, TEMPORARY, frame_name, pack_name, random};
+use crate::core::{Core, Keys, TEMPORARY, frame_error, frame_name, pack_name, random};
 use crate::error::{Error, Result, format_error};
 use crate::progress::Progress;
 use crate::queue::Queue;
@@ -256,7 +256,7 @@ fn seal(
     let compression = packer.pack(content, draft.payload());
     draft
         .seal(compression, &keys.frames)
-        .map_err(format_error(frame_name(&digest)))
+        .map_err(frame_error(digest))
 }
 
 impl Shared {
@@ -439,7 +439,7 @@ impl Shared {
     fn write_out(&self, pack: &mut OpenPack) -> Result<()> {
         pack.file
             .write_at(&pack.buffer, pack.written)
-            .map_err(self.core.io("write", &pack.name))?;
+            .map_err(|error| self.core.io("write", &pack.name)(error))?;
         pack.written += pack.buffer.len() as u64;
         pack.buffer.clear();
         Ok(())

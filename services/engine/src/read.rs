@@ -1,6 +1,6 @@
 //! The way back: snapshots, their entries in order, and the bytes of files.
 
-use crate::core::{Core, Keys, SNAPSHOTS};
+use crate::core::{Core, Keys, SNAPSHOTS, frame_error, frame_name};
 use crate::error::{Error, Result, format_error};
 use format::entry::{Entry, Extent};
 use format::extents::{ExtentList, length_of};
@@ -144,23 +144,21 @@ impl Entries {
                     field,
                 };
                 Error::Format {
-                    name: crate::core::frame_name(&digest),
+                    name: frame_name(&digest),
                     source,
                 }
             };
             match kind {
                 Kind::Leaf => {
-                    let name = || crate::core::frame_name(&digest);
-                    let reader = LeafReader::new(&content, &refs).map_err(format_error(name()))?;
+                    let reader = LeafReader::new(&content, &refs).map_err(frame_error(digest))?;
                     let all: Result<Vec<_>, _> = reader.collect();
-                    let mut entries = all.map_err(format_error(name()))?;
+                    let mut entries = all.map_err(frame_error(digest))?;
                     entries.retain(|(entry, _)| self.contains(&entry.path));
                     self.leaf = entries.into_iter();
                     return Ok(true);
                 }
                 Kind::Node => {
-                    let node = Node::parse(&content, &refs)
-                        .map_err(format_error(crate::core::frame_name(&digest)))?;
+                    let node = Node::parse(&content, &refs).map_err(frame_error(digest))?;
                     // levels only fall, so a tree made to be endless ends
                     if node.level >= above {
                         return Err(wrong("level"));
@@ -247,14 +245,13 @@ impl Pieces {
             let Some((digest, above, length)) = self.lists.pop() else {
                 return Ok(None);
             };
-            let name = || crate::core::frame_name(&digest);
             let wrong = |field| {
                 let source = FormatError::Field {
                     what: "extent list",
                     field,
                 };
                 Error::Format {
-                    name: name(),
+                    name: frame_name(&digest),
                     source,
                 }
             };
@@ -262,7 +259,7 @@ impl Pieces {
             if kind != Kind::Extents {
                 return Err(wrong("kind of frame"));
             }
-            match ExtentList::parse(&content, &refs).map_err(format_error(name()))? {
+            match ExtentList::parse(&content, &refs).map_err(frame_error(digest))? {
                 ExtentList::Extents(extents) => {
                     let sum = extents
                         .iter()

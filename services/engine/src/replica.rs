@@ -32,8 +32,8 @@ impl Store {
     /// [`Error::NoChunk`], or the frame is damaged.
     pub fn read_frame(&self, digest: &Digest) -> Result<Vec<u8>> {
         let raw = self.core.read_frame(digest)?;
-        let frame = Frame::parse(&raw, self.core.datastore)
-            .map_err(format_error(crate::core::frame_name(digest)))?;
+        let frame =
+            Frame::parse(&raw, self.core.datastore).map_err(crate::core::frame_error(*digest))?;
         if frame.header.digest != *digest {
             return Err(Error::Content { digest: *digest });
         }

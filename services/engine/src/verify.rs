@@ -1,7 +1,7 @@
 //! Re-reading everything: without keys every byte's integrity, with keys every chunk's content.
 
 use crate::Store;
-use crate::core::{Keys, open_frame, pack_name};
+use crate::core::{Keys, frame_error, open_frame, pack_name};
 use crate::error::Result;
 use crate::index::Location;
 use crate::progress::Progress;
@@ -91,8 +91,7 @@ impl Store {
             report.frames += 1;
             report.bytes += u64::from(location.length);
             let sound = self.core.read_at(&location).and_then(|raw| {
-                let frame = Frame::parse(&raw, self.core.datastore)
-                    .map_err(crate::error::format_error(crate::core::frame_name(&digest)))?;
+                let frame = Frame::parse(&raw, self.core.datastore).map_err(frame_error(digest))?;
                 if frame.header.digest != digest {
                     return Err(crate::Error::Content { digest });
                 }

@@ -2,12 +2,13 @@
 
 use engine::storage::Storage;
 use engine::storage::simulated::{Fault, Simulated};
-use engine::{Error, Options, Piece, Progress, SnapshotInfo, SnapshotMeta, Store};
+use engine::{Error, Item, Options, Piece, Progress, SnapshotInfo, SnapshotMeta, Store};
 use format::entry::{Entry, Extent, Kind, Timestamp};
 use format::snapshot::Details;
 use format::superblock::Profile;
 use format::{Keyset, SnapshotId};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 fn options() -> Options {
     Options {
@@ -129,6 +130,23 @@ fn restored(store: &Store, id: SnapshotId, below: &str) -> engine::Result<Files>
     Ok(files)
 }
 
+/// The same, read ahead by threads.
+fn streamed(store: &Store, id: SnapshotId, below: &str) -> engine::Result<Files> {
+    let mut files: Files = Vec::new();
+    for item in store.contents(id, below.as_bytes())? {
+        match item? {
+            Item::Entry(entry) if entry.kind == Kind::File => {
+                files.push((String::from_utf8(entry.path).unwrap(), Vec::new()));
+            }
+            Item::Entry(_) => {}
+            Item::Piece(Piece::Data(bytes)) => files.last_mut().unwrap().1.push(bytes),
+            Item::Piece(Piece::Hole(_)) => files.last_mut().unwrap().1.push(Vec::new()),
+            Item::Lost(error) => return Err(error),
+        }
+    }
+    Ok(files)
+}
+
 #[test]
 fn what_goes_in_comes_back_and_the_same_again_adds_almost_nothing() {
     let (storage, keys) = (Simulated::new(), keyset());
@@ -153,6 +171,11 @@ fn what_goes_in_comes_back_and_the_same_again_adds_almost_nothing() {
     };
     let store = opened(&storage, &keys);
     assert_eq!(restored(&store, first.clear.id, "").unwrap(), tree);
+    assert_eq!(streamed(&store, first.clear.id, "").unwrap(), tree);
+    assert_eq!(
+        streamed(&store, first.clear.id, "f00042").unwrap(),
+        tree[42..43]
+    );
     assert_eq!(
         restored(&store, first.clear.id, "f00042").unwrap(),
         tree[42..43]
@@ -229,6 +252,41 @@ fn every_flipped_bit_of_a_pack_is_found_without_a_key_and_the_snapshot_named() {
 }
 
 #[test]
+fn what_is_damaged_is_lost_alone_and_a_reader_may_stop_anywhere() {
+    let (storage, keys) = (Simulated::new(), keyset());
+    let store = fresh(&storage, &keys);
+    let mut tree = files(300, 1);
+    tree[100].1 = (0..50).map(|i| noise(i + 7000, 900)).collect();
+    let id = back_up(&store, &tree).unwrap().clear.id;
+    // a chunk in the middle of the long file
+    let digest = store.digest_of(&tree[100].1[20]).unwrap();
+    let frame = store.read_frame(&digest).unwrap();
+    for pack in storage.names() {
+        storage.tamper(&pack, |bytes| {
+            let at = bytes.windows(frame.len()).position(|w| w == frame);
+            at.into_iter().for_each(|at| bytes[at + 100] ^= 1);
+        });
+    }
+    let (mut entries, mut bytes, mut lost) = (0, 0, 0);
+    for item in store.contents(id, b"").unwrap() {
+        match item.unwrap() {
+            Item::Entry(_) => entries += 1,
+            Item::Piece(Piece::Data(piece)) => bytes += piece.len(),
+            Item::Piece(Piece::Hole(_)) => panic!("there is none"),
+            Item::Lost(error) => {
+                assert!(error.to_string().contains(&digest.to_string()), "{error}");
+                lost += 1;
+            }
+        }
+    }
+    let whole: usize = tree.iter().flat_map(|f| &f.1).map(Vec::len).sum();
+    assert_eq!((entries, bytes, lost), (301, whole - 30 * 900, 1));
+    for taken in [0, 1, 100, 300] {
+        assert_eq!(store.contents(id, b"").unwrap().take(taken).count(), taken);
+    }
+}
+
+#[test]
 fn a_copy_grows_frame_by_frame_without_a_key_and_only_from_the_bottom() {
     let keys = keyset();
     let (near, far) = (Simulated::new(), Simulated::new());
@@ -276,40 +334,50 @@ fn a_copy_grows_frame_by_frame_without_a_key_and_only_from_the_bottom() {
     assert!(matches!(foreign, Err(Error::Foreign { .. })));
 }
 
+/// States tried of what each cut may leave.
+const CHOICES: u64 = 38;
+
 #[test]
 fn a_power_cut_at_any_call_leaves_every_finished_snapshot_whole() {
     let keys = keyset();
-    let mut states = 0;
-    for stop in 0.. {
-        let storage = Simulated::new();
-        let (first, second) = (files(60, 1), files(90, 1));
-        let id = back_up(&fresh(&storage, &keys), &first).unwrap().clear.id;
-        let done = storage.calls() + stop;
-        storage.set_fault(Some(Fault::PowerCut(done)));
-        let committed = Store::open(Arc::new(storage.clone()), options()).and_then(|store| {
-            store.unlock(&keys)?;
-            back_up(&store, &second)
-        });
-        storage.set_fault(None);
-        for choice in 0..48 {
-            let after = storage.after_power_cut(choice * 7919 + stop);
-            let store = opened(&after, &keys);
-            assert!(
-                store.verify(&Progress::default()).unwrap().is_clean(),
-                "stop {stop} choice {choice}"
-            );
-            assert_eq!(restored(&store, id, "").unwrap(), first);
-            if let Ok(info) = &committed {
-                assert_eq!(restored(&store, info.clear.id, "").unwrap(), second);
+    let (first, second) = (files(60, 1), files(90, 1));
+    let (next, states) = (AtomicU64::new(0), AtomicU64::new(0));
+    let finished = AtomicBool::new(false);
+    let work = || {
+        while !finished.load(Relaxed) {
+            let stop = next.fetch_add(1, Relaxed);
+            let storage = Simulated::new();
+            let id = back_up(&fresh(&storage, &keys), &first).unwrap().clear.id;
+            storage.set_fault(Some(Fault::PowerCut(storage.calls() + stop)));
+            let committed = Store::open(Arc::new(storage.clone()), options()).and_then(|store| {
+                store.unlock(&keys)?;
+                back_up(&store, &second)
+            });
+            storage.set_fault(None);
+            for choice in 0..CHOICES {
+                let after = storage.after_power_cut(choice * 7919 + stop);
+                let store = opened(&after, &keys);
+                assert!(
+                    store.verify(&Progress::default()).unwrap().is_clean(),
+                    "stop {stop} choice {choice}"
+                );
+                assert_eq!(restored(&store, id, "").unwrap(), first);
+                if let Ok(info) = &committed {
+                    assert_eq!(restored(&store, info.clear.id, "").unwrap(), second);
+                }
+                let again = back_up(&store, &second).unwrap();
+                assert_eq!(restored(&store, again.clear.id, "").unwrap(), second);
+                states.fetch_add(1, Relaxed);
             }
-            let again = back_up(&store, &second).unwrap();
-            assert_eq!(restored(&store, again.clear.id, "").unwrap(), second);
-            states += 1;
+            finished.fetch_or(committed.is_ok(), Relaxed);
         }
-        if committed.is_ok() {
-            break;
-        }
-    }
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..2).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().for_each(|t| t.join().unwrap());
+    });
+    let states = states.into_inner();
+    println!("{states} states");
     assert!(states > 1500, "{states}");
 }
 

@@ -4,11 +4,9 @@ use super::meter::Meter;
 use super::{Outcome, Unlocked, answer, outcome, reread, resolve, show, tell};
 use anyhow::{Result, bail};
 use clap::Args;
-use engine::{Piece, Progress, Store};
+use engine::{Item, Piece, Progress, Store};
 use filetree::write::{Options, Report, Writer};
 use format::SnapshotId;
-use format::entry::{Entry, Kind};
-use format::leaf::Content;
 use serde_json::json;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -102,9 +100,9 @@ impl Restore {
         below: &[u8],
         progress: &Progress,
     ) -> Result<(Report, Option<String>)> {
-        let mut entries = store.entries(id, below)?;
+        let mut items = store.contents(id, below)?;
         // nothing is made at the target before the snapshot is known to open
-        let Some(first) = entries.next().transpose()? else {
+        let Some(first) = items.next().transpose()? else {
             bail!(
                 "the snapshot holds no {}; `--path` names what is below what was backed up",
                 filetree::shown(below)
@@ -112,10 +110,22 @@ impl Restore {
         };
         let mut writer = Writer::new(&self.target, Options::default())?;
         let mut lost = None;
-        for item in std::iter::once(Ok(first)).chain(entries) {
+        for item in std::iter::once(Ok(first)).chain(items) {
             match item {
-                Ok((entry, content)) => {
-                    write_entry(store, &mut writer, &entry, &content, progress)?
+                Ok(Item::Entry(entry)) => {
+                    writer.begin(&entry)?;
+                    progress.add_file();
+                }
+                Ok(Item::Piece(Piece::Data(bytes))) => {
+                    writer.data(&bytes)?;
+                    progress.add_bytes(bytes.len() as u64);
+                }
+                Ok(Item::Piece(Piece::Hole(length))) => {
+                    writer.hole(length)?;
+                    progress.add_bytes(length);
+                }
+                Ok(Item::Lost(error)) => {
+                    writer.abandon(&format!("{:#}", anyhow::Error::from(error)));
                 }
                 Err(error) => {
                     let error = anyhow::Error::from(error);
@@ -127,35 +137,4 @@ impl Restore {
         }
         Ok((writer.finish()?, lost))
     }
-}
-
-fn write_entry(
-    store: &Store,
-    writer: &mut Writer,
-    entry: &Entry,
-    content: &Content,
-    progress: &Progress,
-) -> Result<()> {
-    writer.begin(entry)?;
-    if entry.kind == Kind::File {
-        for piece in store.pieces(entry, content)? {
-            match piece {
-                Ok(Piece::Data(bytes)) => {
-                    writer.data(&bytes)?;
-                    progress.add_bytes(bytes.len() as u64);
-                }
-                Ok(Piece::Hole(length)) => {
-                    writer.hole(length)?;
-                    progress.add_bytes(length);
-                }
-                Err(error) => {
-                    writer.abandon(&format!("{:#}", anyhow::Error::from(error)));
-                    break;
-                }
-            }
-        }
-    }
-    progress.add_file();
-    writer.end()?;
-    Ok(())
 }
