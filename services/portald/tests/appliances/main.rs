@@ -8,3 +8,4 @@ mod policy;
 mod rig;
 mod sessions;
 mod strangers;
+mod whole;

@@ -237,6 +237,24 @@ impl Machine {
         self.appliance.log(&format!("strongroom-{daemon}"))
     }
 
+    /// Has engined and jobd themselves from now on, not played ones.
+    pub(crate) async fn real(&mut self) {
+        for name in ["Engine1", "Jobs1"] {
+            let name = format!("org.strongroom.{name}");
+            self.played.release_name(name).await.unwrap();
+        }
+        let pool = self.appliance.path("pool");
+        std::fs::create_dir(&pool).unwrap();
+        let toml = format!("pool = \"{}\"\n", pool.display());
+        self.appliance.configure("engined", &toml);
+        self.begin("engined", "Engine1").await;
+        self.begin("jobd", "Jobs1").await;
+        let mut state = runtime::follow::property(&self.bus, "org.strongroom.Engine1", "State");
+        let ready = state.wait_for(|state| state.as_deref() == Some("ready"));
+        let waited = tokio::time::timeout(std::time::Duration::from_secs(30), ready).await;
+        assert!(waited.is_ok(), "{}", self.log("engined"));
+    }
+
     async fn play(&self) {
         let server = self.played.object_server();
         let told = self.told.clone();
