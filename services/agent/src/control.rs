@@ -155,6 +155,8 @@ pub async fn run<S: Stream, F: Future<Output = Result<S>> + Send + 'static>(
     let ended = session
         .attend(here, &dial, &mut from_site, serves, &mut tell, &cancel)
         .await;
+    // said in order, or the other end takes it for a cut
+    let _ = tokio::io::AsyncWriteExt::shutdown(&mut session.write).await;
     reading.abort();
     if let Some(stop) = session.stop.take() {
         // the order came by this session; without it nobody would hear of its end

@@ -27,7 +27,10 @@ pub async fn list(stream: &mut impl Stream) -> Result<Vec<Listed>> {
     loop {
         match session::expect(stream).await? {
             ListItem::Snapshot(snapshot) => snapshots.push(*snapshot),
-            ListItem::End => return Ok(snapshots),
+            ListItem::End => {
+                let _ = tokio::io::AsyncWriteExt::shutdown(stream).await;
+                return Ok(snapshots);
+            }
             ListItem::Failed(sentence) => return Err(Error::Refused(sentence)),
         }
         if snapshots.len() > protocol::replication::MAX_SNAPSHOTS {
@@ -56,6 +59,8 @@ pub async fn restore(
     let writing = tokio::task::spawn_blocking(move || write(&target, options, &mut queue));
     let received = receive(&mut stream, &events, &counters).await;
     drop(events);
+    // said in order, or the other end takes it for a cut
+    let _ = tokio::io::AsyncWriteExt::shutdown(&mut stream).await;
     // what the writer met says more than that it took no more
     let report = writing.await.map_err(|e| Error::Fault(e.to_string()))?;
     match (received, report) {

@@ -129,6 +129,8 @@ impl<S: Stream> Sender<S> {
             }
             other => other,
         };
+        // said in order, or the other end takes it for a cut
+        let _ = self.write.shutdown().await;
         reading.abort();
         let committed = committed?;
         if let Some(memory) = self.memory.take() {
