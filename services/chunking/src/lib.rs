@@ -23,7 +23,11 @@ pub struct Sizes {
 
 impl Default for Sizes {
     fn default() -> Self {
-        Self { min: 16 << 10, average: 64 << 10, max: 256 << 10 }
+        Self {
+            min: 16 << 10,
+            average: 64 << 10,
+            max: 256 << 10,
+        }
     }
 }
 
@@ -41,7 +45,12 @@ impl Cutter {
     pub fn new(sizes: Sizes, seed: u64) -> Self {
         let (short, long) = select_masks(sizes.average, Normalization::Level1);
         let (gear, gear_shifted) = get_gear_with_seed(seed);
-        Self { sizes, masks: [short, long], gear, gear_shifted }
+        Self {
+            sizes,
+            masks: [short, long],
+            gear,
+            gear_shifted,
+        }
     }
 
     /// The sizes it cuts to.
@@ -96,7 +105,13 @@ impl Chunker {
     /// A chunker with room for a few of the longest chunks.
     pub fn new(cutter: Cutter) -> Self {
         let buffer = vec![0; cutter.sizes.max * 4];
-        Self { cutter, buffer, start: 0, end: 0, ended: false }
+        Self {
+            cutter,
+            buffer,
+            start: 0,
+            end: 0,
+            ended: false,
+        }
     }
 
     /// Begins with a new stream, forgetting what is left of the last.
@@ -151,7 +166,11 @@ mod tests {
     }
 
     fn small() -> Sizes {
-        Sizes { min: 256, average: 1024, max: 4096 }
+        Sizes {
+            min: 256,
+            average: 1024,
+            max: 4096,
+        }
     }
 
     /// Gives out a stream in pieces of unforeseeable length.
@@ -210,7 +229,10 @@ mod tests {
     fn seeds_cut_differently() {
         let data = noise(100_000, 3);
         let lengths = |seed| -> Vec<usize> {
-            chunks(&Cutter::new(small(), seed), &data).iter().map(Vec::len).collect()
+            chunks(&Cutter::new(small(), seed), &data)
+                .iter()
+                .map(Vec::len)
+                .collect()
         };
         assert_eq!(lengths(1), lengths(1));
         assert_ne!(lengths(1), lengths(2));

@@ -174,7 +174,10 @@ async fn a_site_and_its_centre_know_each_other() {
     assert_eq!(uris(&seen), ["strongroom:site:acme:s1"]);
 
     // who pins the fleet authority pins the wrap key
-    let wrap = bytes(&centre.keys.init_centre("Example MSP").await.unwrap(), "wrap");
+    let wrap = bytes(
+        &centre.keys.init_centre("Example MSP").await.unwrap(),
+        "wrap",
+    );
     let wrap = data_encoding::HEXLOWER.encode(&wrap);
     assert_eq!(uris(&fleet), [format!("strongroom:wrap:{wrap}")]);
 
