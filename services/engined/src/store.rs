@@ -1,7 +1,7 @@
 //! One datastore on the pool: the engine's, with what engined keeps beside it.
 //!
-//! `POOL/datastores/ID` is the engine's (docs/format.md); `POOL/side/ID` holds what can be lost:
-//! what agents have brought ([`crate::known`]).
+//! `POOL/datastores/ID` is the engine's (docs/format.md); `POOL/datastores/side/ID` holds what can
+//! be lost: what agents have brought ([`crate::known`]). poold makes `datastores` ours.
 
 use crate::known::KnownOfAll;
 use crate::turn::Turns;
@@ -179,7 +179,7 @@ impl Datastore {
                 store.datastore()
             )));
         }
-        let known = KnownOfAll::new(pool.join("side").join(id.to_string()));
+        let known = KnownOfAll::new(datastores(pool).join("side").join(id.to_string()));
         Ok(Self {
             id,
             role,
