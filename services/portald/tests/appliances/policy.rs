@@ -1,9 +1,7 @@
 //! The same once more on a bus with the policies that the image ships, each daemon as a user of its
 //! own: what one of them may not call, or may not hear, shows here and not only in the image.
 
-use crate::agent;
-use crate::rig::{Machine, text};
-use contract::Options;
+use crate::rig::Machine;
 use runtime::testing::{Appliance, program};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -14,9 +12,9 @@ const USERS: [(&str, &str); 8] = [
     ("enrold", "lp"),
     ("portald", "mail"),
     ("centred", "news"),
+    ("engined", "sys"),
+    ("jobd", "games"),
     ("poold", "root"),
-    ("engined", "root"),
-    ("jobd", "root"),
     ("uplinkd", "root"),
 ];
 
@@ -71,13 +69,22 @@ pub(crate) fn appliance() -> Appliance {
     let callers = USERS.map(|(daemon, user)| format!("{daemon} = \"{user}\"\n"));
     appliance.configure("callers", &callers.concat());
     let state = appliance.path("var/lib/strongroom");
-    for (daemon, name) in USERS {
-        let user = nix::unistd::User::from_name(name).unwrap().unwrap();
+    for (daemon, _) in USERS {
         let own = state.join(daemon);
         std::fs::create_dir(&own).unwrap();
-        nix::unistd::chown(&own, Some(user.uid), Some(user.gid)).unwrap();
+        give(daemon, &own);
     }
     appliance
+}
+
+/// Makes a directory a daemon's own.
+pub(crate) fn give(daemon: &str, directory: &Path) {
+    let user = nix::unistd::User::from_name(user(daemon)).unwrap().unwrap();
+    nix::unistd::chown(directory, Some(user.uid), Some(user.gid)).unwrap();
+}
+
+fn user(daemon: &str) -> &'static str {
+    USERS.iter().find(|(d, _)| *d == daemon).unwrap().1
 }
 
 fn open_to_all(directory: &Path) {
@@ -86,7 +93,7 @@ fn open_to_all(directory: &Path) {
 
 /// A program that becomes the daemon's user and then the daemon.
 pub(crate) fn as_its_user(appliance: &Appliance, daemon: &str) -> PathBuf {
-    let (_, user) = USERS.iter().find(|(d, _)| *d == daemon).unwrap();
+    let user = user(daemon);
     // below /tmp, as that user may not look into where the workspace is
     let copy = appliance.path(format!("{daemon}.program"));
     if !copy.exists() {
@@ -110,29 +117,13 @@ async fn the_shipped_policies_let_everything_through_that_is_needed() {
     }
     let centre = Machine::policed().await.found().await;
     let token = centre.token("Acme", "Main street").await;
-    let mut site = Machine::policed().await;
+    let site = Machine::policed().await;
     site.join(&token).await.unwrap();
     site.listening(&[&site.endpoint]).await;
-    site.tunnel_to(&centre).await;
-
-    let custody = site
-        .enrol()
-        .await
-        .set_custody("client", Options::new())
-        .await;
-    site.ended(&custody.unwrap()).await.unwrap();
-    let (code, _) = site
-        .portal()
-        .await
-        .open_pairing(Options::new())
-        .await
-        .unwrap();
-    agent::pair(&site.endpoint, &code).await.unwrap();
-    let sites = centre.centred().await.sites().await.unwrap();
-    assert_eq!(text(&sites[0], "custody"), "client");
+    let (centre, site) = crate::whole::live(centre, site).await;
     // nobody heard of a refusal he did not tell
     for machine in [&centre, &site] {
-        for daemon in ["keyd", "enrold", "portald", "centred"] {
+        for daemon in ["keyd", "enrold", "portald", "centred", "engined", "jobd"] {
             let log = machine.log(daemon);
             assert!(!log.contains("AccessDenied"), "{daemon}: {log}");
         }

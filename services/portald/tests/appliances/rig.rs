@@ -245,6 +245,9 @@ impl Machine {
         }
         let pool = self.appliance.path("pool");
         std::fs::create_dir(&pool).unwrap();
+        if self.policed {
+            crate::policy::give("engined", &pool);
+        }
         let toml = format!("pool = \"{}\"\n", pool.display());
         self.appliance.configure("engined", &toml);
         self.begin("engined", "Engine1").await;

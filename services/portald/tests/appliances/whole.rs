@@ -88,9 +88,14 @@ async fn recover(centre: &Machine, datastore: &str, share: Option<&str>) -> (Age
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_is_backed_up_copied_and_restored_from_either_end() {
-    let mut centre = Machine::centre().await;
+    let centre = Machine::centre().await;
+    let site = Machine::site(&centre, "Acme", "Main street").await;
+    live(centre, site).await;
+}
+
+/// All that a centre and a site enrolled there are for.
+pub(crate) async fn live(mut centre: Machine, mut site: Machine) -> (Machine, Machine) {
     centre.real().await;
-    let mut site = Machine::site(&centre, "Acme", "Main street").await;
     site.tunnel_to(&centre).await;
     site.real().await;
 
@@ -155,6 +160,7 @@ async fn a_server_is_backed_up_copied_and_restored_from_either_end() {
     let target = server.directory.join("restored");
     server.done(&["restore", "latest", target.to_str().unwrap()]);
     compare(&target, &source, true);
+    (centre, site)
 }
 
 /// Ids, and whether each is the later one: the list begins with the newest.
