@@ -112,3 +112,51 @@ fn emul_two_machines_share_a_cable() {
         Ok(())
     });
 }
+
+#[test]
+fn emul_nothing_outlives_its_keeper() {
+    scenario("keeper", |lab| {
+        let machine = lab.machine(Setup::new("one", Boot::Direct))?;
+        machine.power_on()?;
+        let dir = format!("{}\0", machine.dir().display());
+        let (keeper, _) = processes()
+            .find(|(_, words)| words.ends_with(&format!("keep\0{dir}")))
+            .expect("the keeper runs");
+        let kept: Vec<_> = processes()
+            .filter(|(pid, _)| parent(*pid) == Some(keeper))
+            .collect();
+        assert_eq!(kept.len(), 2, "QEMU and swtpm: {kept:?}");
+
+        let qmp = machine.qmp()?;
+        nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(keeper),
+            nix::sys::signal::Signal::SIGKILL,
+        )
+        .expect("the keeper is ours");
+        qmp.ended(machine.within(5))?;
+        let by = machine.within(5);
+        while kept.iter().any(|(pid, words)| {
+            processes().any(|(other, theirs)| other == *pid && theirs == *words)
+        }) {
+            assert!(by.left().is_some(), "still running: {kept:?}");
+            std::thread::yield_now();
+        }
+        Ok(())
+    });
+}
+
+/// All processes with their command lines, words ended by zero bytes.
+fn processes() -> impl Iterator<Item = (i32, String)> {
+    let all = std::fs::read_dir("/proc").expect("/proc is mounted");
+    all.flatten().filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let words = std::fs::read(entry.path().join("cmdline")).ok()?;
+        (!words.is_empty()).then(|| (pid, String::from_utf8_lossy(&words).into_owned()))
+    })
+}
+
+fn parent(pid: i32) -> Option<i32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("PPid:"))?;
+    line.trim().parse().ok()
+}

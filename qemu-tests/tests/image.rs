@@ -44,6 +44,16 @@ fn boots_twice(lab: &Lab, boot: Boot) -> Result<()> {
     let machine = lab.machine(Setup::new("one", boot))?;
     machine.boot()?;
     stands(&machine)?;
+    if boot == Boot::Firmware {
+        let status = machine.sh("bootctl status --no-pager")?;
+        assert!(status.contains("Measured UKI: yes"), "{status}");
+        // Bound to Secure Boot's state and, so that updates can unlock it, to what our key signed.
+        let token = "cryptsetup token export --token-id 0 /dev/disk/by-partlabel/state";
+        let token = machine.sh(token)?;
+        for policy in ["\"tpm2-pcrs\":[7]", "\"tpm2_pubkey_pcrs\":[11]"] {
+            assert!(token.contains(policy), "{token}");
+        }
+    }
     let first = machine.get("/etc/machine-id")?;
     machine.put("/var/lib/mark", 0o600, b"made at the first boot")?;
     machine.power_off()?;
