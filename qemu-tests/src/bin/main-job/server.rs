@@ -63,12 +63,19 @@ impl Server {
                 real_files(&live.join("system"))?
             )),
         }
-        // the first generation once more, for when the live tree has moved on
-        run(Command::new("cp")
-            .arg("-a")
-            .arg(&live)
-            .arg(directory.join("first")))?;
-        let same = filetree::compare::compare(&live, &directory.join("first"))?;
+        // the first generation once more, for when the live tree has moved on; the generated part is
+        // made again, since its paths are longer than cp can name
+        let first = directory.join("first");
+        std::fs::create_dir_all(first.join("generated"))?;
+        specimen::create(&first.join("generated"), SEED, Scale::default())?;
+        if protect.is_none() {
+            run(Command::new("cp")
+                .arg("-a")
+                .arg(live.join("system"))
+                .arg(&first))?;
+        }
+        run(Command::new("touch").arg("-r").arg(&live).arg(&first))?;
+        let same = filetree::compare::compare(&live, &first)?;
         if !same.is_same() {
             bail!(
                 "the reference copy differs from the tree: {:?}",
