@@ -16,8 +16,19 @@ pub async fn connect() -> zbus::Result<zbus::Connection> {
         Ok(address) => zbus::connection::Builder::address(address.as_str())?,
         Err(_) => zbus::connection::Builder::system()?,
     };
-    builder.build().await
+    // An object server that starts later than the connection takes a moment to listen, and loses
+    // the calls that come before; one that has something to serve listens when build returns.
+    builder
+        .serve_at("/org/strongroom", Listening)?
+        .build()
+        .await
 }
+
+/// Served so that something is.
+struct Listening;
+
+#[zbus::interface(name = "org.strongroom.Listening1")]
+impl Listening {}
 
 /// What a daemon is given to live with. Cheap to clone.
 #[derive(Clone)]
