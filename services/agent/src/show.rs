@@ -1,4 +1,4 @@
-//! Progress: bars on a terminal, plain lines elsewhere.
+//! Progress on standard error: bars on a terminal, plain lines elsewhere.
 
 use agent::{backup, restore};
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -79,7 +79,7 @@ impl Display {
                 if terminal {
                     set(&shown, done, total, text);
                 } else {
-                    println!("{}", line(done, total, &text, began.elapsed()));
+                    eprintln!("{}", line(done, total, &text, began.elapsed()));
                 }
             }
         }));
@@ -95,7 +95,7 @@ impl Display {
             set(bar, done, total, format!("{stage}: {detail}"));
         } else if self.last_line.is_none_or(|last| last.elapsed() >= LOOKS[1]) {
             self.last_line = Some(Instant::now());
-            println!("{stage}: {detail}");
+            eprintln!("{stage}: {detail}");
         }
     }
 
@@ -117,7 +117,7 @@ impl Drop for Display {
 }
 
 fn bar() -> ProgressBar {
-    let terminal = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
+    let terminal = std::io::stderr().is_terminal();
     let target = if terminal {
         ProgressDrawTarget::stderr()
     } else {
