@@ -15,7 +15,7 @@ const BAR: Duration = Duration::from_millis(150);
 const LINE: Duration = Duration::from_secs(10);
 
 const SPINNER: &str = "{spinner} {decimal_bytes}  {decimal_bytes_per_sec}  {msg}";
-const WHOLE: &str = "{spinner} {bar:30} {percent:>3} %  {decimal_bytes} of \
+const WHOLE: &str = "{spinner} {bar:20} {percent:>3} %  {decimal_bytes} of \
                      {decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left  {msg}";
 
 /// Shows an operation's counters until dropped.

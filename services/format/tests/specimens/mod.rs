@@ -52,30 +52,6 @@ pub(crate) fn centre() -> Superblock {
     }
 }
 
-/// Everything else that is derived from the dedup key.
-pub(crate) fn known_digests() -> [(&'static str, String); 7] {
-    let keys = digest_keys();
-    let refs = [keys.data(b"a"), keys.data(b"b")];
-    [
-        ("data-empty", keys.data(b"").to_string()),
-        ("data-text", keys.data(TEXT).to_string()),
-        (
-            "leaf-text-2-refs",
-            keys.metadata(Kind::Leaf, &refs, TEXT).to_string(),
-        ),
-        (
-            "node-text-no-refs",
-            keys.metadata(Kind::Node, &[], TEXT).to_string(),
-        ),
-        ("group-g", keys.group(b"g").to_string()),
-        (
-            "boundary-a/b",
-            format!("{:016x}", keys.path_boundary(b"a/b")),
-        ),
-        ("cut-seed", format!("{:016x}", keys.cut_seed())),
-    ]
-}
-
 /// A frame and what is in it.
 #[derive(Clone)]
 pub(crate) struct FrameSpecimen {
