@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 /// A running software TPM.
 pub struct Swtpm {
@@ -144,6 +145,9 @@ fn try_start(directory: &Path, control: u16) -> Option<(Child, u16)> {
 /// serves, and the connection breaks when it dies instead.
 fn answers(control: SocketAddr) -> Option<()> {
     let mut stream = TcpStream::connect(control).ok()?;
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .ok()?;
     stream.write_all(&1u32.to_be_bytes()).ok()?;
     stream.read_exact(&mut [0; 4]).ok()
 }
