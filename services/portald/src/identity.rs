@@ -7,11 +7,14 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use zeroize::Zeroizing;
 
-/// Certificates are good for 30 days; we ask for new ones each week.
-const RENEW: Duration = Duration::from_secs(7 * 86_400);
+/// Certificates begin a day before they are made and are good for 30 days; we ask for new ones
+/// after a week.
+const FRESH: i64 = 8 * 86_400;
+/// How often that is looked at: by the wall clock, as it may be set under our feet.
+const LOOK: Duration = Duration::from_secs(15);
 /// When keyd refused: it may have been asked before it was unsealed.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -76,6 +79,8 @@ pub(crate) struct Configs {
     agent: Arc<ServerConfig>,
     pair: Arc<ServerConfig>,
     fleet: Option<Fleet>,
+    /// When our certificates begin, seconds since 1970.
+    begin: i64,
     /// The agents' authority, DER.
     pub(crate) agents: Vec<u8>,
     /// DNS names of our certificate towards agents.
@@ -127,7 +132,9 @@ impl Configs {
         } else {
             None
         };
+        let begin = chain.first().and_then(|leaf| crate::peer::validity(leaf));
         Ok(Configs {
+            begin: begin.map_or(0, |(begin, _)| begin),
             stranger: make(&chain, b"strongroom", None)?,
             agent: make(&chain, Purpose::Agent.alpn(), Some(&agents))?,
             pair: make(&chain, Purpose::Pair.alpn(), None)?,
@@ -170,6 +177,17 @@ fn config(
     Ok(Arc::new(config))
 }
 
+/// Whether certificates that begin then are to be replaced: they are a week old, or were made by a
+/// clock that was ahead.
+fn stale(begin: i64, now: i64) -> bool {
+    !(begin..begin.saturating_add(FRESH)).contains(&now)
+}
+
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs() as i64)
+}
+
 /// Keeps [`Portal::configs`] as the role and keyd have it.
 pub(crate) fn keep(portal: &Arc<Portal>) {
     let portal = portal.clone();
@@ -178,19 +196,18 @@ pub(crate) fn keep(portal: &Arc<Portal>) {
         let mut keyd =
             runtime::follow::property(&portal.daemon.bus, "org.strongroom.Keys1", "State");
         let mut told = String::new();
+        let mut due = true;
         loop {
-            enrolment.mark_unchanged();
-            keyd.mark_unchanged();
             let role = portal.role();
-            let wait = if role == Role::None {
-                RENEW
+            let wait = if role == Role::None || !due {
+                LOOK
             } else {
                 match Configs::fetch(&portal, role).await {
                     Ok(configs) => {
                         told.clear();
                         tracing::info!(?role, "has its certificates");
                         portal.configs.send_replace(Some(Arc::new(configs)));
-                        RENEW
+                        LOOK
                     }
                     Err(error) => {
                         // what was served before is served on: better an old certificate than none
@@ -204,12 +221,34 @@ pub(crate) fn keep(portal: &Arc<Portal>) {
                 }
             };
             // cancel-safe: a watch keeps its newest value
-            tokio::select! {
-                change = enrolment.changed() => if change.is_err() { return },
-                change = keyd.changed() => if change.is_err() { return },
-                () = tokio::time::sleep(wait) => {}
+            let changed = tokio::select! {
+                change = enrolment.changed() => if change.is_err() { return } else { true },
+                change = keyd.changed() => if change.is_err() { return } else { true },
+                () = tokio::time::sleep(wait) => false,
                 () = portal.daemon.shutdown.cancelled() => return,
-            }
+            };
+            let configs = portal.configs.borrow();
+            due = changed
+                || configs
+                    .as_ref()
+                    .is_none_or(|configs| stale(configs.begin, now()));
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::stale;
+
+    #[test]
+    fn a_clock_that_was_set_makes_certificates_new() {
+        const DAY: i64 = 86_400;
+        let made = 20_000 * DAY;
+        let begin = made - DAY;
+        assert!(!stale(begin, made));
+        assert!(!stale(begin, made + 6 * DAY));
+        assert!(stale(begin, made + 7 * DAY));
+        assert!(stale(begin, made + 365 * DAY));
+        assert!(stale(begin, made - 365 * DAY));
+    }
 }
