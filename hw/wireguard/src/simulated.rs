@@ -79,6 +79,11 @@ impl Simulated {
         state.devices.insert(index, device);
     }
 
+    /// Removes the interface of this name, as `ip link del` does.
+    pub fn remove(&self, name: &str) {
+        self.state().devices.retain(|_, d| d.name != name);
+    }
+
     /// Lets a peer of an interface have had a handshake then (Unix seconds).
     pub fn handshake(&self, name: &str, public: &[u8; KEY_LEN], at: i64) {
         for device in self.state().devices.values_mut().filter(|d| d.name == name) {

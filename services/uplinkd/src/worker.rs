@@ -9,16 +9,12 @@ use crate::store::{State, Store, error_text};
 use contract::{Error, KeysProxy};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 use tokio::sync::watch;
 use wireguard::{Interface, KEY_LEN, Peer, PeerState, Ports, Tunnel};
 use zeroize::Zeroizing;
 
 /// Seconds between packets to the centre, so that address translators keep the way open.
 const KEEPALIVE: u16 = 25;
-/// How often a centre sees to it that its end still stands, and how soon it tries again.
-const CENTRE_LOOK: Duration = Duration::from_secs(60);
-const CENTRE_AGAIN: Duration = Duration::from_secs(5);
 
 /// `uplinkd.toml`.
 #[derive(Clone, Debug, serde::Deserialize)]
@@ -171,23 +167,31 @@ impl Worker {
                 self.tell(published(None, None)).await?;
                 std::future::pending().await
             }
-            Some(Configuration::Centre { network, port }) => loop {
-                let pause = self.centre(state, *network, *port).await?;
-                tokio::time::sleep(pause).await;
-            },
+            Some(Configuration::Centre { network, port }) => {
+                self.centre(state, *network, *port).await
+            }
             Some(Configuration::Site(site)) => self.site(state, site).await,
         }
     }
 
-    async fn centre(&self, state: &State, network: Network, port: u16) -> zbus::Result<Duration> {
-        let peers = state.peers.iter().map(site_peer).collect();
-        let (told, pause) = match self.raise(network, port, peers).await {
-            Ok(()) => (("up", String::new()), CENTRE_LOOK),
-            Err(error) => (("failed", error.text()), CENTRE_AGAIN),
-        };
-        self.tell(published(state.configuration.as_ref(), Some(told)))
-            .await?;
-        Ok(pause)
+    /// Raises a centre's end, and again whenever it is gone.
+    async fn centre(&self, state: &State, network: Network, port: u16) -> zbus::Result<()> {
+        let peers: Vec<_> = state.peers.iter().map(site_peer).collect();
+        loop {
+            let told = match self.raise(network, port, peers.clone()).await {
+                Ok(()) => ("up", String::new()),
+                Err(error) => ("failed", error.text()),
+            };
+            let stands = told.0 == "up";
+            self.tell(published(state.configuration.as_ref(), Some(told)))
+                .await?;
+            loop {
+                tokio::time::sleep(site::LOOK).await;
+                if !stands || with_end(&self.end, End::peers).await.is_err() {
+                    break;
+                }
+            }
+        }
     }
 
     async fn site(&self, state: &State, settings: &SiteSettings) -> zbus::Result<()> {

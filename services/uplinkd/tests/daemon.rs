@@ -404,6 +404,8 @@ async fn a_centre_stands_and_has_the_peers_it_is_told() {
             Err(Error::InvalidArgument(_))
         ));
     }
+    house.kernel.remove("sr0");
+    house.until_device(|d| d.peers.len() == 1).await;
     drop(uplink);
     house.restart().await;
     house.until("up").await;
