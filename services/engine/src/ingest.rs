@@ -12,13 +12,18 @@
 //! begun before is durable and in the index; a metadata frame is only taken when all it refers to
 //! is already there; metadata packs are written out one after the other. So whatever of it a
 //! power cut leaves, no frame in a pack refers to a frame that is lost.
+//!
+//! Locks are taken in this order: the metadata lane, the data lane, the flow. The metadata lane is
+//! held from the claim of a metadata frame until it is in its pack, and from before the data is
+//! flushed until the metadata pack is sealed: nothing may join that pack in between, for its own
+//! data would not have been waited for.
 
 use crate::compress::Packer;
-use crate::core::{Core, Keys, TEMPORARY, frame_error, frame_name, pack_name, random};
+use crate::core::{Core, Keys, PACKS, TEMPORARY, frame_error, frame_name, pack_name, random};
 use crate::error::{Error, Result, format_error};
 use crate::progress::Progress;
 use crate::queue::Queue;
-use crate::storage::File;
+use crate::storage::{File, Storage};
 use format::frame::{Draft, Frame, Header, Kind};
 use format::pack::{PackHeader, Record, encode_footer};
 use format::{Digest, PackId};
@@ -38,13 +43,6 @@ struct Job {
     progress: Arc<Progress>,
 }
 
-/// Which of the two sorts of packs.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Lane {
-    Data,
-    Metadata,
-}
-
 struct OpenPack {
     id: PackId,
     name: String,
@@ -52,6 +50,17 @@ struct OpenPack {
     buffer: Vec<u8>,
     written: u64,
     records: Vec<Record>,
+    storage: Arc<dyn Storage>,
+    named: bool,
+}
+
+impl Drop for OpenPack {
+    fn drop(&mut self) {
+        if !self.named {
+            // best effort: what stays is removed when the datastore is next opened
+            let _ = self.storage.remove(&self.name);
+        }
+    }
 }
 
 impl OpenPack {
@@ -66,14 +75,15 @@ struct Flow {
     jobs: BTreeSet<u64>,
     next_seal: u64,
     seals: BTreeSet<u64>,
+    /// Digests on their way that the index does not have yet. They are in here because no digest
+    /// may become known before its job has the number that a flush waits for.
+    pending: HashSet<Digest>,
     failed: Option<Arc<Error>>,
 }
 
 struct Shared {
     core: Arc<Core>,
     queue: Queue<Job>,
-    /// Digests on their way that the index does not have yet.
-    pending: Mutex<HashSet<Digest>>,
     data: Mutex<Option<OpenPack>>,
     metadata: Mutex<Option<OpenPack>>,
     flow: Mutex<Flow>,
@@ -98,7 +108,6 @@ impl Ingest {
         let shared = Shared {
             core,
             queue,
-            pending: Mutex::default(),
             data: Mutex::default(),
             metadata: Mutex::default(),
             flow: Mutex::default(),
@@ -131,20 +140,13 @@ impl Ingest {
     ) -> Result<Digest> {
         self.shared.alive()?;
         let digest = keys.digests.data(content);
-        if !self.shared.claim(&digest)? {
+        let Some(number) = self.shared.claim(&digest)? else {
             return Ok(digest);
-        }
+        };
         progress.add_unique(content.len() as u64);
-        self.start_workers()?;
+        self.shared.guarded(|| self.start_workers())?;
         let mut buffer = locked(&self.shared.spare).pop().unwrap_or_default();
         buffer.extend_from_slice(content);
-        let number = {
-            let mut flow = locked(&self.shared.flow);
-            let number = flow.next_job;
-            flow.next_job += 1;
-            flow.jobs.insert(number);
-            number
-        };
         let job = Job {
             number,
             digest,
@@ -171,7 +173,8 @@ impl Ingest {
     ) -> Result<Digest> {
         self.shared.alive()?;
         let digest = keys.digests.metadata(kind, refs, content);
-        if !self.shared.claim(&digest)? {
+        let mut lane = locked(&self.shared.metadata);
+        if self.shared.known(&digest)? {
             return Ok(digest);
         }
         self.shared.require(&digest, refs)?;
@@ -179,7 +182,8 @@ impl Ingest {
         let mut raw = Vec::new();
         let header = seal(keys, packer, kind, digest, refs, content, &mut raw)?;
         progress.add_stored(raw.len() as u64);
-        self.shared.append(Lane::Metadata, &header, &raw)?;
+        self.shared
+            .guarded(|| self.shared.append_metadata(&mut lane, &header, &raw))?;
         Ok(digest)
     }
 
@@ -190,24 +194,29 @@ impl Ingest {
         let frame = Frame::parse(raw, datastore).map_err(format_error("the frame"))?;
         let digest = frame.header.digest;
         let refs: Vec<Digest> = frame.refs().collect();
-        if !self.shared.claim(&digest)? {
-            return Ok(false);
-        }
-        self.shared.require(&digest, &refs)?;
-        let lane = if frame.header.kind.has_refs() {
-            Lane::Metadata
+        let shared = &self.shared;
+        if frame.header.kind.has_refs() {
+            let mut lane = locked(&shared.metadata);
+            if shared.known(&digest)? {
+                return Ok(false);
+            }
+            shared.require(&digest, &refs)?;
+            shared.guarded(|| shared.append_metadata(&mut lane, &frame.header, raw))?;
         } else {
-            Lane::Data
-        };
-        self.shared.append(lane, &frame.header, raw)?;
+            let Some(number) = shared.claim(&digest)? else {
+                return Ok(false);
+            };
+            shared.guarded(|| shared.append_data(number, &frame.header, raw))?;
+        }
         Ok(true)
     }
 
     /// Returns when everything put before is durable and in the index.
     pub(crate) fn flush(&self) -> Result<()> {
+        let mut lane = locked(&self.shared.metadata);
+        let pack = lane.take();
         self.shared.flush_data()?;
-        let mut open = locked(&self.shared.metadata);
-        match open.take() {
+        match pack {
             Some(pack) => self.shared.guarded(|| self.shared.seal(pack)),
             None => Ok(()),
         }
@@ -269,19 +278,29 @@ impl Shared {
     }
 
     fn known(&self, digest: &Digest) -> Result<bool> {
-        Ok(locked(&self.pending).contains(digest) || self.core.index.usable(digest)?)
+        Ok(locked(&self.flow).pending.contains(digest) || self.core.index.usable(digest)?)
     }
 
-    /// Takes on storing this chunk, unless it is stored or on its way.
-    fn claim(&self, digest: &Digest) -> Result<bool> {
-        Ok(!self.known(digest)? && locked(&self.pending).insert(*digest))
+    /// Takes on storing this data chunk, unless it is stored or on its way; gives the number of
+    /// the job that brings it, which from now on every flush waits for.
+    fn claim(&self, digest: &Digest) -> Result<Option<u64>> {
+        if self.known(digest)? {
+            return Ok(None);
+        }
+        let mut flow = locked(&self.flow);
+        if !flow.pending.insert(*digest) {
+            return Ok(None);
+        }
+        let number = flow.next_job;
+        flow.next_job += 1;
+        flow.jobs.insert(number);
+        Ok(Some(number))
     }
 
-    /// Gives a claim back when one of the references is missing.
+    /// Refuses a metadata frame that refers to what is not there.
     fn require(&self, digest: &Digest, refs: &[Digest]) -> Result<()> {
         for missing in refs {
             if !self.known(missing)? {
-                locked(&self.pending).remove(digest);
                 return Err(Error::Incomplete {
                     name: frame_name(digest),
                     missing: *missing,
@@ -309,13 +328,11 @@ impl Shared {
             let first = locked(&self.flow).failed.get_or_insert(error).clone();
             self.queue.close();
             self.changed.notify_all();
-            for lane in [Lane::Data, Lane::Metadata] {
-                // the metadata lane may be held by the caller, who then removes its own pack
-                if let Ok(mut open) = self.lane(lane).try_lock()
-                    && let Some(pack) = open.take()
-                {
-                    let _ = self.core.storage.remove(&pack.name);
-                }
+            // what is unfinished goes now, not when the last of this pipeline's users has ended;
+            // who fails while holding the metadata lane has that pack in hand and drops it
+            locked(&self.data).take();
+            if let Ok(mut lane) = self.metadata.try_lock() {
+                lane.take();
             }
             Error::Stopped(first)
         })
@@ -351,10 +368,7 @@ impl Shared {
                     &mut frame,
                 )?;
                 job.progress.add_stored(frame.len() as u64);
-                let full = self.append_to(Lane::Data, &header, &frame)?;
-                locked(&self.flow).jobs.remove(&job.number);
-                self.changed.notify_all();
-                full.map_or(Ok(()), |(number, pack)| self.seal_data(number, pack))
+                self.append_data(job.number, &header, &frame)
             });
             if stored.is_err() {
                 return;
@@ -364,53 +378,53 @@ impl Shared {
         }
     }
 
-    fn lane(&self, lane: Lane) -> &Mutex<Option<OpenPack>> {
-        match lane {
-            Lane::Data => &self.data,
-            Lane::Metadata => &self.metadata,
-        }
+    fn append_data(&self, job: u64, header: &Header, raw: &[u8]) -> Result<()> {
+        let full = {
+            let mut lane = locked(&self.data);
+            // numbered under the lock, so that a flush meets either the pack or its sealing
+            self.append_to(&mut lane, header, raw)?
+                .map(|pack| (self.begin_seal(), pack))
+        };
+        locked(&self.flow).jobs.remove(&job);
+        self.changed.notify_all();
+        full.map_or(Ok(()), |(number, pack)| self.seal_data(number, pack))
     }
 
-    fn append(&self, lane: Lane, header: &Header, raw: &[u8]) -> Result<()> {
-        self.guarded(|| {
-            let full = self.append_to(lane, header, raw)?;
-            full.map_or(Ok(()), |(number, pack)| self.seal_data(number, pack))
-        })
-    }
-
-    /// Appends a frame to the lane's pack. A data pack that is full comes back to be sealed; a
-    /// metadata pack is sealed here, under its lock, so that these go out in order.
-    fn append_to(
+    /// A full metadata pack is sealed here, under its lane's lock, so that these go out in order.
+    fn append_metadata(
         &self,
-        lane: Lane,
+        lane: &mut Option<OpenPack>,
         header: &Header,
         raw: &[u8],
-    ) -> Result<Option<(u64, OpenPack)>> {
-        let mut open = locked(self.lane(lane));
-        let mut pack = match open.take() {
+    ) -> Result<()> {
+        let full = self.append_to(lane, header, raw)?;
+        locked(&self.flow).pending.insert(header.digest);
+        let Some(pack) = full else { return Ok(()) };
+        self.flush_data()?;
+        self.seal(pack)
+    }
+
+    /// Appends a frame to a lane's pack, which comes back when it is full.
+    fn append_to(
+        &self,
+        lane: &mut Option<OpenPack>,
+        header: &Header,
+        raw: &[u8],
+    ) -> Result<Option<OpenPack>> {
+        let mut pack = match lane.take() {
             Some(pack) => pack,
             None => self.begin_pack()?,
         };
         pack.records.push(Record::of(header, pack.length() as u32));
         pack.buffer.extend_from_slice(raw);
-        if pack.buffer.len() >= WRITE_SIZE
-            && let Err(error) = self.write_out(&mut pack)
-        {
-            let _ = self.core.storage.remove(&pack.name);
-            return Err(error);
+        if pack.buffer.len() >= WRITE_SIZE {
+            self.write_out(&mut pack)?;
         }
-        if pack.length() < self.core.options.pack_size.into() {
-            *open = Some(pack);
-            return Ok(None);
+        if pack.length() >= self.core.options.pack_size.into() {
+            return Ok(Some(pack));
         }
-        match lane {
-            Lane::Data => Ok(Some((self.begin_seal(), pack))),
-            Lane::Metadata => {
-                self.flush_data()?;
-                self.seal(pack)?;
-                Ok(None)
-            }
-        }
+        *lane = Some(pack);
+        Ok(None)
     }
 
     fn begin_pack(&self) -> Result<OpenPack> {
@@ -433,6 +447,8 @@ impl Shared {
             buffer,
             written: 0,
             records: Vec::new(),
+            storage: self.core.storage.clone(),
+            named: false,
         })
     }
 
@@ -469,25 +485,22 @@ impl Shared {
         pack.buffer
             .extend_from_slice(&encode_footer(&header, &pack.records));
         let target = pack_name(pack.id);
-        let durable = self.write_out(&mut pack).and_then(|()| {
-            pack.file.sync().map_err(self.core.io("sync", &pack.name))?;
-            let storage = &self.core.storage;
-            storage
-                .rename(&pack.name, &target)
-                .map_err(self.core.io("rename", &pack.name))?;
-            storage
-                .sync_dir(crate::core::PACKS)
-                .map_err(self.core.io("sync", crate::core::PACKS))
-        });
-        if let Err(error) = durable {
-            let _ = self.core.storage.remove(&pack.name);
-            return Err(error);
-        }
-        let digests: Vec<Digest> = pack.records.iter().map(|r| r.digest).collect();
-        self.core.index.add_packs(&[(pack.id, pack.records)])?;
-        let mut pending = locked(&self.pending);
+        self.write_out(&mut pack)?;
+        pack.file.sync().map_err(self.core.io("sync", &pack.name))?;
+        let storage = &self.core.storage;
+        storage
+            .rename(&pack.name, &target)
+            .map_err(self.core.io("rename", &pack.name))?;
+        pack.named = true;
+        storage
+            .sync_dir(PACKS)
+            .map_err(self.core.io("sync", PACKS))?;
+        let records = std::mem::take(&mut pack.records);
+        let digests: Vec<Digest> = records.iter().map(|r| r.digest).collect();
+        self.core.index.add_packs(&[(pack.id, records)])?;
+        let mut flow = locked(&self.flow);
         digests.iter().for_each(|digest| {
-            pending.remove(digest);
+            flow.pending.remove(digest);
         });
         Ok(())
     }
