@@ -6,12 +6,12 @@ use crate::core::Keys;
 use crate::error::{Error, Result};
 use crate::ingest::Ingest;
 use crate::progress::Progress;
-use format::Digest;
 use format::entry::{Entry, Extent};
-use format::extents::{ExtentList, length_of};
+use format::extents::{ExtentList, is_valid, length_of};
 use format::frame::Kind;
 use format::leaf::{Content, LeafBuilder, MAX_INLINE, MAX_LEAF_PATHS};
 use format::node::{Child, Node};
+use format::{Digest, FormatError};
 use std::sync::Arc;
 
 /// A leaf may end from this weight on, does so after about as much again, and must at the last.
@@ -23,6 +23,8 @@ const LEAF_ONE_IN: u64 = 256;
 const LIST_MIN: usize = 32;
 const LIST_ONE_IN: u64 = 128;
 const LIST_MAX: usize = 1024;
+/// A node whose paths, written out, take this much must end.
+const NODE_PATHS: usize = 2 << 20;
 
 /// Where metadata frames go.
 pub(crate) struct Sink<'a> {
@@ -71,19 +73,25 @@ impl TreeBuilder {
     /// Adds an entry, whose content is chunks that the datastore has or has claimed.
     pub(crate) fn add(&mut self, sink: &mut Sink<'_>, keys: &Keys, entry: &Entry) -> Result<()> {
         let content = if entry.content.len() > MAX_INLINE {
+            let sum = entry
+                .content
+                .iter()
+                .map(length_of)
+                .try_fold(0u64, u64::checked_add);
+            if sum != Some(entry.size) || !entry.content.iter().all(is_valid) {
+                return Err(refused(entry)(FormatError::Field {
+                    what: "entry",
+                    field: "size",
+                }));
+            }
             Content::List(put_extents(sink, &entry.content)?)
         } else {
             Content::Inline
         };
-        if self.leaf.count() == 0 {
+        self.leaf.push(entry, &content).map_err(refused(entry))?;
+        if self.leaf.count() == 1 {
             self.first_path.clone_from(&entry.path);
         }
-        self.leaf
-            .push(entry, &content)
-            .map_err(|source| Error::Entry {
-                path: String::from_utf8_lossy(&entry.path).into_owned(),
-                source,
-            })?;
         self.leaf_bytes += entry.size;
         let weight = self.leaf.weight();
         let chosen = weight >= LEAF_MIN
@@ -122,7 +130,8 @@ impl TreeBuilder {
         }
         let digest = child.digest;
         self.levels[level].push(child);
-        if is_full(self.levels[level].len(), Some(&digest)) {
+        let paths: usize = self.levels[level].iter().map(|c| c.first_path.len()).sum();
+        if is_full(self.levels[level].len(), Some(&digest)) || paths >= NODE_PATHS {
             let children = std::mem::take(&mut self.levels[level]);
             self.end_node(sink, level, children)?;
         }
@@ -172,6 +181,11 @@ impl TreeBuilder {
             bytes: self.bytes,
         })
     }
+}
+
+fn refused(entry: &Entry) -> impl FnOnce(FormatError) -> Error + use<> {
+    let path = String::from_utf8_lossy(&entry.path).into_owned();
+    move |source| Error::Entry { path, source }
 }
 
 /// Stores the list of a large file's extents; answers the digest of its topmost list.

@@ -81,6 +81,14 @@ pub(crate) fn reference(reader: &Reader<'_>, refs: &[Digest], head: u64) -> Resu
         .ok_or(reader.wrong("reference"))
 }
 
+/// Whether an extent may be stored: it is not empty, and its chunk not longer than a frame holds.
+pub fn is_valid(extent: &Extent) -> bool {
+    match extent {
+        Extent::Data { length, .. } => (1..=MAX_PLAIN).contains(&(*length as usize)),
+        Extent::Hole { length } => *length > 0,
+    }
+}
+
 /// Bytes an extent stands for.
 pub fn length_of(extent: &Extent) -> u64 {
     match extent {

@@ -1,7 +1,7 @@
 //! Entry leaves: consecutive entries of a snapshot in one frame (docs/format.md, "Entries").
 
 use crate::entry::{Entry, Extent, Kind, MAX_PATH, Timestamp, Xattr};
-use crate::extents::{Refs, length_of, put_extent, read_extent, reference};
+use crate::extents::{Refs, is_valid, length_of, put_extent, read_extent, reference};
 use crate::wire::{Reader, put_bytes, put_signed, put_varint};
 use crate::{Digest, FormatError, Result};
 
@@ -57,6 +57,17 @@ impl LeafBuilder {
         if self.count > 0 && Entry::cmp_path(&self.last, &entry.path).is_ge() {
             return wrong("place in the order of paths");
         }
+        if self.paths + entry.path.len() > MAX_LEAF_PATHS {
+            return wrong("path, with those before it");
+        }
+        let target_fits = match &entry.kind {
+            Kind::Symlink(target) => target.len() <= MAX_PATH,
+            Kind::HardLink(target) => Entry::path_is_valid(target),
+            _ => true,
+        };
+        if !target_fits {
+            return wrong("link's target");
+        }
         if entry.user.len() > MAX_NAME || entry.group.len() > MAX_NAME {
             return wrong("owner's name");
         }
@@ -69,6 +80,7 @@ impl LeafBuilder {
         let extents_fit = match content {
             Content::Inline => {
                 entry.content.len() <= MAX_INLINE
+                    && entry.content.iter().all(is_valid)
                     && entry
                         .content
                         .iter()
