@@ -92,6 +92,7 @@ pub trait Keys {
         datastore: &str,
         options: Options<'_>,
     ) -> Result<OwnedFd, crate::Error>;
+    fn try_release(&self, datastore: &str, options: Options<'_>) -> Result<(), crate::Error>;
     fn releases(&self) -> Result<Vec<Fields>, crate::Error>;
 }
 

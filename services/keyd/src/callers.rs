@@ -20,6 +20,7 @@ pub(crate) const CALLERS: &[(&str, &[&str])] = &[
     ("IssueSite", &["centred"]),
     ("HoldCustody", &["centred"]),
     ("ReleaseKeyset", &["engined"]),
+    ("TryRelease", &["portald"]),
 ];
 
 /// Refuses the call unless it comes from a daemon it is for.

@@ -5,9 +5,11 @@ use crate::authority::{self, Leaf, Which};
 use crate::centre::{self, Held, HeldKey};
 use crate::harden::wiped;
 use crate::keys::{self, Role};
+use crate::releases::Release;
 use crate::site::{self, Custody};
 use crate::store::Store;
 use crate::vault::Vault;
+use crate::wrap::Secret;
 use crate::{callers, custody, releases};
 use contract::{Error, Fields, FieldsExt, field};
 use std::sync::Arc;
@@ -422,20 +424,30 @@ impl Keys {
         datastore: String,
         options: Fields,
     ) -> Result<OwnedFd, Error> {
-        let share = options.optional::<String>("share")?.map(Zeroizing::new);
-        let reason = options.optional::<String>("reason")?.unwrap_or_default();
+        let asked = Asked::read(datastore, &options)?;
         self.vault(bus, &header, &emitter, move |vault| {
-            let share = share.as_ref().map(|s| s.as_str());
-            let (release, keyset) = centre::release(vault.ready()?, &datastore, share, &reason)?;
-            releases::append(vault.directory(), &release)?;
-            tracing::warn!(
-                datastore,
-                tenant = release.tenant,
-                released = release.released,
-                ?reason,
-                "a keyset was asked for"
-            );
+            let (release, keyset) = asked.answer(vault)?;
+            asked.log(vault, &release)?;
             pipe(&keyset?)
+        })
+        .await
+    }
+
+    async fn try_release(
+        &self,
+        #[zbus(connection)] bus: &zbus::Connection,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(signal_emitter)] emitter: SignalEmitter<'_>,
+        datastore: String,
+        options: Fields,
+    ) -> Result<(), Error> {
+        let asked = Asked::read(datastore, &options)?;
+        self.vault(bus, &header, &emitter, move |vault| {
+            let (release, keyset) = asked.answer(vault)?;
+            if keyset.is_err() {
+                asked.log(vault, &release)?;
+            }
+            keyset.map(drop)
         })
         .await
     }
@@ -463,5 +475,39 @@ impl Keys {
             ])
         });
         Ok(shown.collect())
+    }
+}
+
+/// What a release of a keyset is asked with.
+struct Asked {
+    datastore: String,
+    share: Option<Zeroizing<String>>,
+    reason: String,
+}
+
+impl Asked {
+    fn read(datastore: String, options: &Fields) -> Result<Asked, Error> {
+        Ok(Asked {
+            datastore,
+            share: options.optional::<String>("share")?.map(Zeroizing::new),
+            reason: options.optional::<String>("reason")?.unwrap_or_default(),
+        })
+    }
+
+    fn answer(&self, vault: &mut Vault) -> Result<(Release, Result<Secret, Error>), Error> {
+        let share = self.share.as_ref().map(|s| s.as_str());
+        centre::release(vault.ready()?, &self.datastore, share, &self.reason)
+    }
+
+    fn log(&self, vault: &Vault, release: &Release) -> Result<(), Error> {
+        releases::append(vault.directory(), release)?;
+        tracing::warn!(
+            datastore = self.datastore,
+            tenant = release.tenant,
+            released = release.released,
+            reason = ?self.reason,
+            "a keyset was asked for"
+        );
+        Ok(())
     }
 }

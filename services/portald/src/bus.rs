@@ -4,14 +4,14 @@ use crate::desk::Recovery;
 use crate::dial;
 use crate::identity::Purpose;
 use crate::portal::{Portal, Role};
-use contract::{Error, Fields, FieldsExt};
+use contract::{Error, Fields, FieldsExt, Options};
 use protocol::pairing::Code;
 use protocol::token::{Endpoint, FINGERPRINT};
 use ring::rand::SecureRandom;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use zbus::message::Header;
-use zbus::zvariant::OwnedFd;
+use zbus::zvariant::{OwnedFd, Value};
 use zeroize::Zeroizing;
 
 pub(crate) struct Bus(Arc<Portal>);
@@ -81,6 +81,15 @@ impl Bus {
     async fn open_pairing(&self, options: Fields) -> Result<(String, i64), Error> {
         let minutes = within(options.optional("minutes")?, 15, 24 * 60, "minutes")?;
         let recovery = self.recovery(&options)?;
+        if let Some(recovery) = &recovery {
+            // who opens it learns now what the agent would be refused later
+            let mut options = Options::from([("reason", Value::from("a recovery pairing opens"))]);
+            if let Some(share) = &recovery.share {
+                options.insert("share", Value::from(share.as_str()));
+            }
+            let keys = self.0.keys().await?;
+            keys.try_release(&recovery.datastore, options).await?;
+        }
         let mut random = Zeroizing::new([0; 16]);
         ring::rand::SystemRandom::new()
             .fill(&mut random[..])

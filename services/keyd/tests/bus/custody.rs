@@ -49,10 +49,18 @@ async fn under_client_custody_it_takes_a_share_of_theirs() {
         centre.keys.release_keyset(&datastore, options).await
     };
 
+    let tried = async |share: Option<&str>| {
+        let options = share.map(|s| ("share", s.into())).into_iter().collect();
+        centre.keys.try_release(&datastore, options).await
+    };
+
     let none = release(None).await.unwrap_err();
     assert!(matches!(none, Error::CustodyShareRequired(_)), "{none}");
+    // a trial refuses the same, which is logged, and lets nothing out, which is not
+    assert_eq!(tried(None).await.unwrap_err().text(), none.text());
     let (client, envelope) = (text(&made, "client_share"), text(&made, "envelope_share"));
     assert!(client.starts_with("client share: ") && envelope.starts_with("envelope share: "));
+    tried(Some(&client)).await.unwrap();
     for share in [&client, &envelope, &client.to_lowercase().replace('-', " ")] {
         assert_eq!(taken(release(Some(share)).await), keyset);
     }
@@ -78,7 +86,7 @@ async fn under_client_custody_it_takes_a_share_of_theirs() {
         .collect();
     assert_eq!(
         released,
-        [false, true, true, true, false, false, false, false]
+        [false, false, true, true, true, false, false, false, false]
     );
 }
 

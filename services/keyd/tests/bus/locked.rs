@@ -69,6 +69,10 @@ async fn ask_everything(keys: &KeysProxy<'_>) -> BTreeMap<&'static str, Option<E
                 .await
                 .err(),
         ),
+        (
+            "TryRelease",
+            keys.try_release(datastore, Default::default()).await.err(),
+        ),
         ("Releases", keys.releases().await.err()),
     ])
 }

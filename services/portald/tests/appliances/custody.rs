@@ -47,6 +47,20 @@ async fn the_centre_reads_only_what_custody_lets_it() {
         matches!(refused, Err(Error::CustodyShareRequired(_))),
         "{refused:?}"
     );
+    // who opens a recovery pairing is refused there and then
+    let pairing = async |words: Option<&str>| {
+        let mut options = Options::from([("datastore", Value::from(datastore.as_str()))]);
+        options.extend(words.map(|words| ("share", Value::from(words))));
+        centre.portal().await.open_pairing(options).await
+    };
+    let told = pairing(None).await;
+    assert!(
+        matches!(told, Err(Error::CustodyShareRequired(_))),
+        "{told:?}"
+    );
+    let told = pairing(Some("client share: 1234")).await;
+    assert!(matches!(told, Err(Error::ShareInvalid(_))), "{told:?}");
+    pairing(Some(&client)).await.unwrap();
     released(&centre, &datastore, Some(&client)).await.unwrap();
     released(&centre, &datastore, Some(&envelope))
         .await

@@ -148,11 +148,11 @@ pub(crate) async fn live(mut centre: Machine, mut site: Machine) -> (Machine, Ma
         .await
         .unwrap();
     let words = text(&site.ended(&job).await.unwrap(), "client_share");
-    let (_, refused) = recover(&centre, &datastore, None).await;
-    let told = String::from_utf8_lossy(&refused.stderr);
+    let options = Options::from([("datastore", Value::from(datastore.as_str()))]);
+    let refused = centre.portal().await.open_pairing(options).await;
     assert!(
-        !refused.status.success() && told.contains("share"),
-        "{told}"
+        matches!(refused, Err(Error::CustodyShareRequired(_))),
+        "{refused:?}"
     );
     let (server, paired) = recover(&centre, &datastore, Some(&words)).await;
     let told = String::from_utf8_lossy(&paired.stderr);
