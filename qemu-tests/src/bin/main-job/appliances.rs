@@ -50,12 +50,17 @@ impl Appliances {
 
 /// `strongroom --json WORDS` on a machine: its document.
 pub(crate) fn ask(machine: &Machine, words: &[&str]) -> Result<Json> {
-    watched(machine, words, |_| {})
+    watched(machine, words, "", |_| {})
+}
+
+/// The same, with a secret typed in rather than in the argument list.
+pub(crate) fn answer(machine: &Machine, words: &[&str], secret: &str) -> Result<Json> {
+    watched(machine, words, secret, |_| {})
 }
 
 /// The same, showing its progress.
 pub(crate) fn ask_shown(screen: &Screen, machine: &Machine, words: &[&str]) -> Result<Json> {
-    watched(machine, words, |line| {
+    watched(machine, words, "", |line| {
         screen.detail(&format!("{}: {line}", machine.name()))
     })
 }
@@ -68,10 +73,16 @@ pub(crate) fn refusal(machine: &Machine, words: &[&str]) -> Result<String> {
     }
 }
 
-fn watched(machine: &Machine, words: &[&str], mut show: impl FnMut(&str)) -> Result<Json> {
+fn watched(
+    machine: &Machine,
+    words: &[&str],
+    input: &str,
+    mut show: impl FnMut(&str),
+) -> Result<Json> {
     let by = machine.within(300);
     let argv = ["strongroom", "--json"].iter().chain(words);
     let mut running = machine.start(argv)?;
+    running.input().write(input.as_bytes(), by)?;
     running.input().close();
     let (mut out, mut err) = (Vec::new(), String::new());
     loop {

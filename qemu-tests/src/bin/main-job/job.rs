@@ -1,7 +1,7 @@
 //! The steps of the main job, in order.
 
 use crate::appliances::{
-    Appliances, CENTRE, PORTAL, ask, ask_shown, nothing_left_up, refusal, text, until,
+    Appliances, CENTRE, PORTAL, answer, ask, ask_shown, nothing_left_up, refusal, text, until,
 };
 use crate::screen::Screen;
 use crate::server::Server;
@@ -22,7 +22,7 @@ pub(crate) fn run(protect: Option<&Path>, once: bool) -> Result<bool> {
     })?;
     let appliances = Appliances::create()?;
     let done = carry_out(&mut screen, &appliances, &mut server);
-    screen.finish();
+    screen.finish(done.is_ok());
     let (report, holds) = match done {
         Ok(done) => done,
         Err(error) => {
@@ -39,6 +39,9 @@ pub(crate) fn run(protect: Option<&Path>, once: bool) -> Result<bool> {
             "A comparison did NOT hold."
         }
     );
+    if !holds {
+        eprintln!("{}{}", appliances.report(), server.report());
+    }
     if once {
         for machine in [&appliances.site, &appliances.centre] {
             machine.power_off()?;
@@ -162,9 +165,10 @@ fn carry_out(
             let pairing = refusal(centre, &["pair", "--datastore", &datastore])?;
             let newest = text(&second, "snapshot")?;
             let restore = refusal(centre, &["restore", newest, "/run/refused"])?;
-            ask(
+            answer(
                 centre,
-                &["pair", "--datastore", &datastore, "--share", &share],
+                &["pair", "--datastore", &datastore, "--share", "-"],
+                &share,
             )
             .context("with the client's share it must go")?;
             Ok(vec![

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 /// Steps of the whole job, for the bar.
-const STEPS: u64 = 17;
+const STEPS: u64 = 20;
 
 pub(crate) struct Screen {
     bar: Option<ProgressBar>,
@@ -67,7 +67,9 @@ impl Screen {
         }
     }
 
-    pub(crate) fn finish(&self) {
+    /// Takes the bar away; `whole` when every step was done.
+    pub(crate) fn finish(&self, whole: bool) {
+        debug_assert!(!whole || self.step == STEPS, "{} steps", self.step);
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }

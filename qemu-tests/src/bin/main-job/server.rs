@@ -20,6 +20,16 @@ const REAL: &[&str] = &[
     "/usr/bin",
 ];
 
+/// A protected tree, in three places.
+pub(crate) struct Root {
+    /// Where the agent read it.
+    pub(crate) protected: PathBuf,
+    /// Where it still is as it was.
+    pub(crate) original: PathBuf,
+    /// Where the restore put it.
+    pub(crate) restored: PathBuf,
+}
+
 pub(crate) struct Server {
     directory: PathBuf,
     agent: PathBuf,
@@ -82,10 +92,9 @@ impl Server {
                 same.differences.first()
             );
         }
-        let agent = qemu_tests::workspace().join("target/release/strongroom-agent");
         Ok(Server {
             directory: directory.into(),
-            agent,
+            agent: packaged_agent(&directory.join("package"))?,
             paths,
             serving: None,
         })
@@ -96,26 +105,21 @@ impl Server {
         Ok(specimen::mutate(&self.paths[0].join("generated"), SEED)?)
     }
 
-    /// Where the tree of a generation can be compared: pairs of original and its path in a restore.
-    pub(crate) fn originals(&self, generation: u8, restored: &Path) -> Vec<(PathBuf, PathBuf)> {
-        self.paths
-            .iter()
-            .enumerate()
-            .map(|(i, path)| {
-                let original = if i == 0 && generation == 1 {
-                    self.directory.join("first")
-                } else {
-                    path.clone()
-                };
-                // one root is the snapshot's root; several lie under their absolute paths
-                let place = if self.paths.len() == 1 {
-                    restored.to_owned()
-                } else {
-                    restored.join(path.strip_prefix("/").unwrap_or(path))
-                };
-                (original, place)
-            })
-            .collect()
+    /// Each protected tree as it was in a generation, and where a restore has it.
+    pub(crate) fn roots(&self, generation: u8, restored: &Path) -> Vec<Root> {
+        let root = |(i, path): (usize, &PathBuf)| Root {
+            protected: path.clone(),
+            original: match (i, generation) {
+                (0, 1) => self.directory.join("first"),
+                _ => path.clone(),
+            },
+            // one root is the snapshot's root; several lie under their absolute paths
+            restored: match self.paths.len() {
+                1 => restored.to_owned(),
+                _ => restored.join(path.strip_prefix("/").unwrap_or(path)),
+            },
+        };
+        self.paths.iter().enumerate().map(root).collect()
     }
 
     /// A directory of this server's that does not exist yet.
@@ -124,7 +128,9 @@ impl Server {
     }
 
     fn command(&self, identity: &str) -> Command {
-        let mut command = Command::new(&self.agent);
+        // it ends with us, however we end
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "SIGKILL"]).arg(&self.agent);
         command.arg("--state").arg(self.directory.join(identity));
         command
     }
@@ -213,6 +219,19 @@ impl Drop for Server {
             let _ = child.wait();
         }
     }
+}
+
+/// The agent out of its package, which is what a protected server gets.
+fn packaged_agent(to: &Path) -> Result<PathBuf> {
+    let debs = qemu_tests::workspace().join("out/debs");
+    let package = std::fs::read_dir(&debs)
+        .with_context(|| debs.display().to_string())?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.to_string_lossy().contains("/strongroom-agent_"))
+        .with_context(|| format!("no strongroom-agent in {}; run ./dev deb", debs.display()))?;
+    run(Command::new("dpkg-deb").arg("-x").arg(package).arg(to))?;
+    Ok(to.join("usr/bin/strongroom-agent"))
 }
 
 /// Copies real files until there are enough of them; answers the bytes.

@@ -1,8 +1,11 @@
 //! Comparisons, and the table at the end.
 
-use crate::server::Server;
+use crate::server::{Root, Server};
 use anyhow::Result;
+use filetree::compare::Difference;
+use filetree::shown;
 use serde_json::Value as Json;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// One comparison of a restore with what was protected.
@@ -23,7 +26,7 @@ impl Verdict {
 }
 
 /// Compares each root of a generation with its place in a restore: kind, bytes, mode, owner, times,
-/// extended attributes, links. `problems` are the paths that the backup reported as unreadable.
+/// extended attributes, links. `problems` is what the backup said it could not read.
 pub(crate) fn compare(
     what: &str,
     server: &Server,
@@ -40,24 +43,44 @@ pub(crate) fn compare(
         unreadable: 0,
         differences: Vec::new(),
     };
-    for (original, place) in server.originals(generation, restored) {
-        let found = filetree::compare::compare(&original, &place)?;
+    for root in server.roots(generation, restored) {
+        let found = filetree::compare::compare(&root.original, &root.restored)?;
         verdict.entries += found.entries;
         verdict.bytes += found.bytes;
-        for difference in found.differences {
-            let path = String::from_utf8_lossy(&difference.path).into_owned();
-            let told = !path.is_empty() && problems.iter().any(|p| p.contains(&path));
-            if told {
+        for difference in &found.differences {
+            if is_told(&root, difference, problems) {
                 verdict.unreadable += 1;
             } else {
-                verdict
-                    .differences
-                    .push(format!("{path}: {}", difference.sentence));
+                verdict.differences.push(difference.to_string());
             }
+        }
+        if found.more > 0 {
+            verdict
+                .differences
+                .push(format!("and {} more differences", found.more));
         }
     }
     Ok(verdict)
 }
+
+/// Whether the backup said that this would be missing: the entry itself, or a directory above it,
+/// could not be read. Nothing but its absence is excused by that.
+fn is_told(root: &Root, difference: &Difference, problems: &[String]) -> bool {
+    let path = root
+        .protected
+        .join(Path::new(std::ffi::OsStr::from_bytes(&difference.path)));
+    difference.sentence == MISSING
+        && path
+            .ancestors()
+            .take_while(|above| above.starts_with(&root.protected))
+            .any(|above| {
+                let named = format!("{}: cannot be ", shown(above.as_os_str().as_bytes()));
+                problems.iter().any(|problem| problem.starts_with(&named))
+            })
+}
+
+/// As [`filetree::compare`] says it of an entry that is only in the first tree.
+const MISSING: &str = "is missing in the second tree";
 
 /// One backup with its copy, as jobd's run has it.
 pub(crate) struct Figures {
@@ -130,4 +153,48 @@ pub(crate) fn table(
         text += &format!("{what}: refused, \"{sentence}\"\n");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(path: &str, sentence: &str, problem: &str) -> bool {
+        let root = Root {
+            protected: "/srv/live".into(),
+            original: "/srv/first".into(),
+            restored: "/srv/restored".into(),
+        };
+        let difference = Difference {
+            path: path.into(),
+            sentence: sentence.into(),
+        };
+        is_told(&root, &difference, &[problem.to_owned()])
+    }
+
+    #[test]
+    fn only_what_was_told_and_only_its_absence_is_excused() {
+        let file = "/srv/live/modes/file: cannot be opened (Permission denied); run as root";
+        let directory = "/srv/live/modes: cannot be opened, what it holds is not in the backup";
+        assert!(told("modes/file", MISSING, file));
+        assert!(told("modes/file", MISSING, directory));
+        assert!(told("modes/below/file", MISSING, directory));
+        for (path, sentence) in [
+            ("modes/file", "its mode is 600, then 644"),
+            ("modes", MISSING),
+            ("modes/file2", MISSING),
+            ("modes/fil", MISSING),
+            ("file", MISSING),
+            ("", MISSING),
+        ] {
+            assert!(!told(path, sentence, file), "{path} {sentence}");
+        }
+        let changed = "/srv/live/modes/file: changed while it was read";
+        assert!(!told("modes/file", MISSING, changed));
+        // the comparison's own words are the ones excused
+        let (full, empty) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::write(full.path().join("file"), "x").unwrap();
+        let found = filetree::compare::compare(full.path(), empty.path()).unwrap();
+        assert!(found.differences.iter().any(|d| d.sentence == MISSING));
+    }
 }
