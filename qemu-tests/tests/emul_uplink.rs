@@ -76,18 +76,26 @@ fn emul_uplink_comes_back_whatever_the_clock_does() {
             "{link}"
         );
 
-        // the clock falls back by a year while it runs
-        site.check(["date", "-s", "-1 year"])?;
-        until(&site, "Uplink1", "connecting", site.within(30))?;
-        up(&site)?;
-        passes(&site)?;
+        // the clock falls back by a year, or runs ahead by one, while it runs
+        for jump in ["-1 year", "+1 year"] {
+            site.check(["date", "-s", jump])?;
+            until(&site, "Uplink1", "connecting", site.within(30))?;
+            up(&site)?;
+            passes(&site)?;
+        }
 
         // and with a restart between: the tunnel is not raised before the clock is set
-        site.check(["systemctl", "stop", "strongroom-uplinkd"])?;
-        site.sh("ip link del sr0; date -s '-1 year'")?;
-        site.check(["systemctl", "start", "strongroom-uplinkd"])?;
-        up(&site)?;
-        passes(&site)?;
+        for jump in ["-1 year", "+1 year"] {
+            site.check(["systemctl", "stop", "strongroom-uplinkd"])?;
+            site.sh(&format!("ip link del sr0; date -s '{jump}'"))?;
+            site.check(["systemctl", "start", "strongroom-uplinkd"])?;
+            up(&site)?;
+            passes(&site)?;
+            assert_eq!(
+                site.check(["date", "+%Y-%m-%d"])?,
+                centre.check(["date", "+%Y-%m-%d"])?
+            );
+        }
 
         // the way is cut, and comes back
         site.set_link(1, false)?;

@@ -76,3 +76,37 @@ fn emul_boots_and_unlocks_its_state_again() {
 fn uefi_boots_and_unlocks_its_state_again() {
     scenario("uefi_boots_twice", |lab| boots_twice(lab, Boot::Firmware));
 }
+
+#[test]
+fn emul_without_a_tpm_it_says_so_and_touches_nothing() {
+    scenario("no_tpm", |lab| {
+        let mut setup = Setup::new("one", Boot::Direct).disk("DISK1", 1 << 30);
+        setup.tpm = false;
+        let machine = lab.machine(setup)?;
+        machine.power_on()?;
+        let told = "strongroom: this machine has no TPM 2.0, so it cannot keep keys and has halted; \
+                    nothing was written. Enable the TPM in the firmware setup (often called PTT or \
+                    fTPM) and switch it on again, or take another machine.";
+        let console = machine.console();
+        console.wait_for(told, 0, machine.within(60))?;
+        console.wait_for("System halted", 0, machine.within(20))?;
+        machine.cut_power();
+        for disk in ["system", "DISK1"] {
+            let file = machine.dir().join(format!("{disk}.qcow2"));
+            let map = std::process::Command::new(qemu_tests::workspace().join("image/tool"))
+                .args(["qemu-img", "map", "--output=json"])
+                .arg(file)
+                .output()
+                .expect("image/tool runs");
+            // what lies in the topmost layer was written by the machine
+            let map = String::from_utf8_lossy(&map.stdout).into_owned();
+            let written =
+                |line: &&str| line.contains("\"depth\": 0") && line.contains("\"present\": true");
+            assert!(
+                !map.is_empty() && map.lines().find(written).is_none(),
+                "{disk}: {map}"
+            );
+        }
+        Ok(())
+    });
+}

@@ -58,7 +58,7 @@ pub struct Array {
     pub level: String,
     /// Disks it is made of; 0 while inactive.
     pub disks: u32,
-    /// How many of them are missing or not yet rebuilt.
+    /// How many of them md knows to be missing or not yet rebuilt.
     pub degraded: u32,
     /// Whether it runs.
     pub active: bool,
@@ -68,6 +68,15 @@ pub struct Array {
     pub slots: Vec<Slot>,
     /// What md does in the background.
     pub sync: Option<Sync>,
+}
+
+impl Array {
+    /// How many disks it does without. md notices an unplugged one only when it next uses it, so
+    /// those it still takes for good count too.
+    pub fn missing(&self) -> u32 {
+        let unnoticed = |slot: &&Slot| !slot.present && slot.state.contains("in_sync");
+        self.degraded + self.slots.iter().filter(unnoticed).count() as u32
+    }
 }
 
 /// What the superblock on `device` says; None when there is none.

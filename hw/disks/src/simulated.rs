@@ -247,12 +247,6 @@ impl State {
         }
     }
 
-    fn healthy(&self, running: &Running) -> u32 {
-        let good = |name: &String| self.disks.get(name).is_some_and(|d| d.present);
-        let slots = running.slots.iter();
-        slots.filter(|(name, failed)| !failed && good(name)).count() as u32
-    }
-
     fn file(&self, path: &str) -> Option<String> {
         if path == "/proc/self/mountinfo" {
             let line = |place: &String| {
@@ -263,7 +257,9 @@ impl State {
         let (block, rest) = path.strip_prefix("/sys/block/")?.split_once('/')?;
         if let Some(running) = self.running.get(block) {
             let makeup = &self.makeups[&running.uuid];
-            let missing = makeup.disks.saturating_sub(self.healthy(running));
+            // an unplugged disk is good to md until it is used
+            let good = running.slots.iter().filter(|(_, failed)| !failed).count() as u32;
+            let missing = makeup.disks.saturating_sub(good);
             return Some(match rest {
                 "size" => (1u64 << 20).to_string(),
                 "md/array_state" if running.active => "clean\n".into(),

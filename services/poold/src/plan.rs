@@ -293,12 +293,12 @@ fn in_use(array: Option<&Array>, members: &[&Member], view: &View, memory: &Memo
     let gone = view.mapping.as_ref().is_some_and(|m| m.below.is_empty());
     let broken = array.is_some_and(|array| {
         let bears = Level::parse(&array.level).map_or(0, |level| level.bears(array.disks));
-        array.broken || array.degraded > bears
+        array.broken || array.missing() > bears
     });
     if gone || broken {
         return lost();
     }
-    let Some(array) = array.filter(|a| a.degraded > 0 || a.slots.iter().any(|s| !s.present)) else {
+    let Some(array) = array.filter(|a| a.missing() > 0 || a.slots.iter().any(|s| !s.present)) else {
         return Verdict {
             state: State::Mounted,
             ..Verdict::default()
@@ -353,7 +353,7 @@ fn degraded(array: &Array, members: &[&Member], view: &View, memory: &Memory) ->
     match members.first() {
         Some(member) => format!(
             "the pool runs without {}; plug it in again or replace it",
-            missing(&member.pool, array.degraded, view, memory)
+            missing(&member.pool, array.missing(), view, memory)
         ),
         None => {
             "the pool runs without some of its disks; plug them in again or replace them".into()
