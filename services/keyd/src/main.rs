@@ -35,7 +35,13 @@ fn main() -> ExitCode {
             .serve(service::Keys::new(vault))
             .await
             .map_err(|e| told(&e))?;
-        daemon.until_shutdown().await;
+        tokio::select! {
+            ended = service::Keys::await_tpm(&daemon.bus) => {
+                ended.map_err(|e| told(&e))?;
+                daemon.until_shutdown().await;
+            }
+            () = daemon.until_shutdown() => {}
+        }
         Ok::<(), String>(())
     })
 }

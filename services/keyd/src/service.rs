@@ -8,7 +8,7 @@ use crate::keys::{self, Role};
 use crate::releases::Release;
 use crate::site::{self, Custody};
 use crate::store::Store;
-use crate::vault::Vault;
+use crate::vault::{RETRY, Vault};
 use crate::wrap::Secret;
 use crate::{callers, custody, releases};
 use contract::{Error, Fields, FieldsExt, field};
@@ -18,6 +18,8 @@ use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
 use zbus::zvariant::OwnedFd;
 use zeroize::Zeroizing;
+
+const PATH: &str = "/org/strongroom/Keys1";
 
 /// The interface.
 pub(crate) struct Keys {
@@ -54,11 +56,35 @@ impl Keys {
             ))
         })?;
         if changed {
-            self.state_changed(emitter).await?;
-            self.reason_changed(emitter).await?;
-            self.tpm_changed(emitter).await?;
+            self.changed(emitter).await?;
         }
         result
+    }
+
+    /// Looks for a TPM until there is one, and tells when it came. Its driver, or the right to open
+    /// it, may be later at boot than we are, and no event is common to all TCTIs.
+    pub(crate) async fn await_tpm(bus: &zbus::Connection) -> zbus::Result<()> {
+        let object = bus.object_server().interface::<_, Keys>(PATH).await?;
+        let mut ticks = tokio::time::interval(RETRY);
+        while object.get().await.vault.lock().await.state() == "no-tpm" {
+            ticks.tick().await;
+            let mut vault = object.get().await.vault.clone().lock_owned().await;
+            let found = tokio::task::spawn_blocking(move || {
+                // why not is in the property Reason
+                wiped(|| _ = vault.ready());
+                vault.state() != "no-tpm"
+            });
+            if found.await.unwrap_or(true) {
+                object.get().await.changed(object.signal_emitter()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn changed(&self, emitter: &SignalEmitter<'_>) -> zbus::Result<()> {
+        self.state_changed(emitter).await?;
+        self.reason_changed(emitter).await?;
+        self.tpm_changed(emitter).await
     }
 
     /// Runs `work` on the open store.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tpm::Sealer;
 
 /// A TPM that was busy or late at boot is asked again, but not at every call.
-const RETRY: Duration = Duration::from_secs(1);
+pub(crate) const RETRY: Duration = Duration::from_secs(1);
 
 /// The store, or why it is shut.
 pub(crate) struct Vault {
@@ -74,11 +74,13 @@ impl Vault {
     }
 
     fn retry(&mut self) {
+        let before = self.reason();
         self.store = self.unlock();
         self.tried = Instant::now();
         match &self.store {
             Ok(_) => tracing::info!(tpm = self.tpm, "the root key is unsealed"),
-            Err(error) => tracing::warn!("no keys: {}", error.text()),
+            Err(error) if error.text() != before => tracing::warn!("no keys: {}", error.text()),
+            Err(_) => {}
         }
     }
 
