@@ -260,8 +260,7 @@ impl Receiver {
 mod tests {
     use super::*;
     use crate::entry::tests::file;
-    use crate::frame::decode;
-    use proptest::prelude::*;
+    use crate::fuzz::{again, message};
 
     fn begin() -> FromAgent {
         FromAgent::Begin(Begin {
@@ -343,21 +342,22 @@ mod tests {
         assert!(sender.answered(&Bitmap::new([])).is_err());
     }
 
-    proptest! {
-        #[test]
-        fn any_bytes_are_understood_or_refused(
-            messages in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..80), 0..20)
-        ) {
-            let (mut receiver, mut sender) = (begun(), Sender::default());
-            for bytes in messages {
-                if let Ok(message) = decode::<FromAgent>(&bytes) {
-                    let _ = receiver.receive(message);
+    #[test]
+    fn any_bytes_are_understood_or_refused() {
+        bolero::check!()
+            .with_type::<Vec<(u8, Vec<u8>)>>()
+            .for_each(|messages| {
+                let (mut receiver, mut sender) = (begun(), Sender::default());
+                for (kind, bytes) in messages {
+                    let bytes = message(*kind, 8, bytes);
+                    if let Some(message) = again::<FromAgent>(&bytes) {
+                        let _ = receiver.receive(message);
+                    }
+                    if let Some(FromSite::Known(bitmap)) = again::<FromSite>(&bytes) {
+                        sender.ask(vec![Digest([0; 32]); bytes.len()]);
+                        let _ = sender.answered(&bitmap);
+                    }
                 }
-                if let Ok(FromSite::Known(bitmap)) = decode::<FromSite>(&bytes) {
-                    sender.ask(vec![Digest([0; 32]); bytes.len()]);
-                    let _ = sender.answered(&bitmap);
-                }
-            }
-        }
+            });
     }
 }

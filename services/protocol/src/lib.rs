@@ -9,6 +9,8 @@ pub mod digests;
 pub mod enrol;
 pub mod entry;
 pub mod frame;
+#[cfg(test)]
+mod fuzz;
 mod inbox;
 pub mod intake;
 pub mod pairing;

@@ -202,8 +202,7 @@ pub enum ListItem {
 mod tests {
     use super::*;
     use crate::entry::tests::file;
-    use crate::frame::decode;
-    use proptest::prelude::*;
+    use crate::fuzz::{again, message};
 
     fn entry(path: &str, size: u64) -> Item {
         Item::Entry(Box::new((&file(path, size)).into()))
@@ -256,19 +255,20 @@ mod tests {
         }
     }
 
-    proptest! {
-        #[test]
-        fn any_bytes_are_understood_or_refused(
-            messages in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..80), 0..20)
-        ) {
-            let mut receiver = Receiver::default();
-            for bytes in messages {
-                let _ = decode::<ListItem>(&bytes);
-                let _ = decode::<Request>(&bytes);
-                if let Ok(item) = decode::<Item>(&bytes) {
-                    let _ = receiver.receive(item);
+    #[test]
+    fn any_bytes_are_understood_or_refused() {
+        bolero::check!()
+            .with_type::<Vec<(u8, Vec<u8>)>>()
+            .for_each(|messages| {
+                let mut receiver = Receiver::default();
+                for (kind, bytes) in messages {
+                    let bytes = message(*kind, 6, bytes);
+                    again::<ListItem>(&bytes);
+                    again::<Request>(&bytes);
+                    if let Some(item) = again::<Item>(&bytes) {
+                        let _ = receiver.receive(item);
+                    }
                 }
-            }
-        }
+            });
     }
 }

@@ -175,7 +175,7 @@ mod signature {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
+    use crate::fuzz::again;
 
     #[test]
     fn the_first_message_is_seen_once_it_is_whole_and_what_follows_is_left_alone() {
@@ -209,13 +209,15 @@ mod tests {
         assert_eq!(messages.len(), 10);
     }
 
-    proptest! {
-        #[test]
-        fn any_bytes_are_understood_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
-            let _ = first_frame(&bytes);
-            let _ = frame::decode::<Proof>(&bytes);
-            let _ = frame::decode::<Challenge>(&bytes);
-            let _ = frame::decode::<Verdict>(&bytes);
-        }
+    #[test]
+    fn any_bytes_are_understood_or_refused() {
+        bolero::check!().for_each(|bytes| {
+            if let Ok(Some((open, length))) = first_frame(bytes) {
+                assert_eq!(first_frame(&bytes[..length]).unwrap(), Some((open, length)));
+            }
+            again::<Proof>(bytes);
+            again::<Challenge>(bytes);
+            again::<Verdict>(bytes);
+        });
     }
 }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::frame::{decode, encode};
-use proptest::prelude::*;
+use crate::fuzz::{again, message};
 
 fn backup(run: &str) -> Backup {
     Backup {
@@ -129,19 +129,27 @@ fn a_peers_counts_are_bounded() {
     assert!(decode::<FromAgent>(&encode(&long).unwrap()[4..]).is_err());
 }
 
-proptest! {
-    #[test]
-    fn any_bytes_are_understood_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-        let mut site = Site::default();
-        let (mut agent, hello) = Agent::begin("h", "v", true);
-        site.receive(hello).unwrap();
-        if let Ok(message) = decode::<FromAgent>(&bytes) {
-            let again: FromAgent = decode(&encode(&message).unwrap()[4..]).unwrap();
-            prop_assert_eq!(&again, &message);
-            let _ = site.receive(message);
-        }
-        if let Ok(message) = decode::<FromSite>(&bytes) {
-            let _ = agent.receive(message);
-        }
-    }
+#[test]
+fn any_bytes_are_understood_or_refused() {
+    bolero::check!()
+        .with_type::<Vec<(u8, Vec<u8>)>>()
+        .for_each(|messages| {
+            let (mut agent, mut site) = attached(true);
+            for (kind, bytes) in messages {
+                let bytes = message(*kind, 6, bytes);
+                if let Some(message) = again::<FromAgent>(&bytes) {
+                    let _ = site.receive(message);
+                }
+                if let Some(message) = again::<FromSite>(&bytes) {
+                    let _ = agent.receive(message);
+                }
+                // the site's own steps, at any time
+                match bytes[..] {
+                    [0, ..] => drop(site.start(backup("1"))),
+                    [1, ..] => drop(site.refuse("no")),
+                    [2, ..] => drop(site.ended(true, "done")),
+                    _ => {}
+                }
+            }
+        });
 }

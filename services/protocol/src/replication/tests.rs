@@ -4,6 +4,7 @@
 use super::receiver::ReceiveError;
 use super::*;
 use crate::frame::{decode, encode};
+use crate::fuzz::{again, message};
 use format::{DatastoreId, Digest, SnapshotId};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -241,24 +242,33 @@ proptest! {
             }
         }
     }
+}
 
-    #[test]
-    fn any_bytes_are_understood_or_refused(
-        messages in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..80), 0..20)
-    ) {
-        let (mut receiver, mut replica) = (Receiver::default(), replica());
-        let mut store = store(1, 2, 5, 2);
-        let mut sender = sender(&store);
-        for bytes in messages {
-            if let Ok(message) = decode::<FromSite>(&bytes) {
-                let _ = receiver.receive(message, &mut replica);
-            }
-            if let Ok(message) = decode::<FromCentre>(&bytes) {
-                let _ = sender.receive(message);
+#[test]
+fn any_bytes_are_understood_or_refused() {
+    let whole = store(1, 2, 5, 2);
+    bolero::check!()
+        .with_type::<Vec<(u8, Vec<u8>)>>()
+        .for_each(|messages| {
+            let (mut receiver, mut replica) = (Receiver::default(), replica());
+            let hello = FromSite::Hello {
+                datastore: [7; 16],
+                superblock: vec![1; 64],
+            };
+            receiver.receive(hello, &mut replica).unwrap();
+            let mut store = whole.clone();
+            let mut sender = sender(&store);
+            for (kind, bytes) in messages {
+                let bytes = message(*kind, 5, bytes);
+                if let Some(message) = again::<FromSite>(&bytes) {
+                    let _ = receiver.receive(message, &mut replica);
+                }
+                if let Some(message) = again::<FromCentre>(&bytes) {
+                    let _ = sender.receive(message);
+                }
                 let _ = sender.next(&mut store);
             }
-        }
-    }
+        });
 }
 
 #[test]
