@@ -3,8 +3,8 @@
 use crate::identity::Identity;
 use crate::{Error, Result};
 use protocol::ALPN_AGENT;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::{CertificateError, ClientConfig, RootCertStore};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -63,18 +63,52 @@ impl Dialer {
     /// A connection.
     ///
     /// # Errors
-    /// [`Error::Connect`] or [`Error::Untrusted`].
+    /// [`Error::Connect`], [`Error::Clock`] or [`Error::Untrusted`].
     pub async fn dial(&self) -> Result<TlsStream<TcpStream>> {
         let stream = dial_tcp(&self.endpoint).await?;
-        let untrusted = |reason: String| Error::Untrusted {
-            endpoint: self.endpoint.clone(),
-            reason,
-        };
         match timeout(PATIENCE, self.connector.connect(self.name.clone(), stream)).await {
             Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(error)) => Err(untrusted(error.to_string())),
-            Err(_) => Err(untrusted("no answer".into())),
+            Ok(Err(error)) => Err(untrusted(&self.endpoint, &error)),
+            Err(_) => Err(Error::Connect {
+                endpoint: self.endpoint.clone(),
+                reason: "it took the connection and does not answer".into(),
+            }),
         }
+    }
+}
+
+/// Why a handshake failed. Of certificates only a server's has dates that can be over.
+fn untrusted(endpoint: &str, error: &std::io::Error) -> Error {
+    use CertificateError::{BadSignature, ExpiredContext, NotValidYetContext, UnknownIssuer};
+    let endpoint = endpoint.to_owned();
+    let clock = |now: &UnixTime, word: &str, limit: &UnixTime| Error::Clock {
+        endpoint: endpoint.clone(),
+        now: date(now),
+        valid: format!("{word} {}", date(limit)),
+    };
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref());
+    let reason = match tls {
+        Some(rustls::Error::InvalidCertificate(certificate)) => match certificate {
+            NotValidYetContext { time, not_before } => return clock(time, "from", not_before),
+            ExpiredContext { time, not_after } => return clock(time, "until", not_after),
+            // authorities may have the same name
+            UnknownIssuer | BadSignature => "its certificate is of another authority".into(),
+            other => other.to_string(),
+        },
+        Some(other) => other.to_string(),
+        None => {
+            let reason = error.to_string();
+            return Error::Connect { endpoint, reason };
+        }
+    };
+    Error::Untrusted { endpoint, reason }
+}
+
+fn date(time: &UnixTime) -> String {
+    let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+    match jiff::Timestamp::from_second(seconds) {
+        Ok(time) => time.strftime("%Y-%m-%d %H:%M UTC").to_string(),
+        Err(_) => "a time beyond all calendars".into(),
     }
 }
 

@@ -5,7 +5,7 @@ use crate::identity::StateDir;
 use crate::{Error, Result, Stream, session};
 use protocol::WireError;
 use protocol::control::{Agent, AgentEvent, Backup, FromAgent, FromSite, KEEPALIVE, SILENCE};
-use protocol::frame::aio;
+use protocol::frame::{self, aio};
 use protocol::session::{Kind, Open};
 use ring::signature::Ed25519KeyPair;
 use std::ffi::OsString;
@@ -123,10 +123,11 @@ pub async fn run<S: Stream, F: Future<Output = Result<S>> + Send + 'static>(
     cancel: CancellationToken,
 ) -> Result<()> {
     let mut stream = dial().await?;
-    aio::write(&mut stream, &Open::new(Kind::Control)).await?;
     let serves = matches!(wish, Wish::Serve);
     let (machine, hello) = Agent::begin(&here.host, env!("CARGO_PKG_VERSION"), serves);
-    aio::write(&mut stream, &hello).await?;
+    let mut first = frame::encode(&Open::new(Kind::Control))?;
+    frame::append(&hello, &mut first)?;
+    session::begin(&mut stream, &first).await?;
     let (read, write) = tokio::io::split(stream);
     let (messages, mut from_site) = mpsc::channel(16);
     // reading is not cancel-safe, so it has a task of its own
@@ -192,13 +193,18 @@ impl<S: Stream> Session<S> {
         cancel: &CancellationToken,
     ) -> Result<()> {
         let mut heard = Instant::now();
+        let mut silent = true;
         let mut ticks = interval(Duration::from_secs(1));
         let mut cancelled = false;
         loop {
             let message = tokio::select! {
                 message = from_site.recv() => {
                     heard = Instant::now();
-                    let message = message.ok_or(WireError::Ended)??;
+                    let message = match message {
+                        None | Some(Err(WireError::Ended)) if silent => return Err(Error::Silent),
+                        message => message.ok_or(WireError::Ended)??,
+                    };
+                    silent = false;
                     self.on_message(message, here, dial, serves, tell)?
                 }
                 ended = ended(&mut self.work) => self.on_end(ended, tell),

@@ -34,9 +34,9 @@ pub enum Error {
         /// Why, in the system's words.
         reason: String,
     },
-    /// The appliance is not the paired one, or does not accept this agent.
+    /// The appliance is not the paired one.
     #[error(
-        "{endpoint} and this agent do not trust each other ({reason}); if the appliance was replaced or this agent removed there, pair again; check both clocks"
+        "{endpoint} is not the appliance this server is paired with ({reason}); check the address, and pair again if the appliance was replaced"
     )]
     Untrusted {
         /// Where to.
@@ -44,6 +44,28 @@ pub enum Error {
         /// Why, in the TLS library's words.
         reason: String,
     },
+    /// By the clock here the appliance's certificate is not yet, or no longer valid.
+    #[error(
+        "the clock of this server says {now}, and the certificate of {endpoint} is valid {valid}; set the clock that is wrong, here or at the appliance, and try again"
+    )]
+    Clock {
+        /// Where to.
+        endpoint: String,
+        /// The time here.
+        now: String,
+        /// From or until when.
+        valid: String,
+    },
+    /// The appliance does not take the certificate of this agent.
+    #[error(
+        "the appliance refused the certificate of this server, so this server is not paired with it; run `strongroom pair` there and `strongroom-agent pair HOST` here"
+    )]
+    NotAccepted,
+    /// The connection ended where the appliance would speak first.
+    #[error(
+        "the appliance ended the connection without a word; see there whether it is ready (`strongroom status`) and has this server on its list (`strongroom agents`)"
+    )]
+    Silent,
     /// Pairing ended otherwise.
     #[error(transparent)]
     Pairing(#[from] protocol::pairing::Error),
@@ -52,7 +74,7 @@ pub enum Error {
     Refused(String),
     /// The connection or the peer failed.
     #[error(transparent)]
-    Wire(#[from] WireError),
+    Wire(WireError),
     /// The paths to protect.
     #[error(transparent)]
     Root(#[from] filetree::walk::RootError),
@@ -72,8 +94,35 @@ pub enum Error {
 
 impl From<std::io::Error> for Error {
     fn from(error: std::io::Error) -> Self {
-        Error::Wire(error.into())
+        WireError::from(error).into()
     }
+}
+
+impl From<WireError> for Error {
+    fn from(error: WireError) -> Self {
+        match error {
+            WireError::Io(error) if is_refusal(&error) => Error::NotAccepted,
+            error => Error::Wire(error),
+        }
+    }
+}
+
+/// Whether the appliance refused our certificate: TLS 1.3 tells a client that when it first reads.
+fn is_refusal(error: &std::io::Error) -> bool {
+    use rustls::AlertDescription as A;
+    matches!(
+        error.get_ref().and_then(|inner| inner.downcast_ref()),
+        Some(rustls::Error::AlertReceived(
+            A::BadCertificate
+                | A::UnsupportedCertificate
+                | A::CertificateRevoked
+                | A::CertificateUnknown
+                | A::UnknownCA
+                | A::AccessDenied
+                | A::DecryptError
+                | A::CertificateRequired
+        ))
+    )
 }
 
 /// Result of the agent's work.

@@ -1,9 +1,11 @@
 //! How each session begins: what it is for, and the proof of who we are.
 
 use crate::{Error, Result, Stream};
-use protocol::frame::aio;
+use protocol::WireError;
+use protocol::frame::{self, aio};
 use protocol::session::{Challenge, Kind, Open, Proof, Verdict, agent_message};
 use ring::signature::Ed25519KeyPair;
+use tokio::io::AsyncWriteExt;
 
 /// Opens a session that reaches data.
 ///
@@ -15,8 +17,11 @@ pub async fn open(
     agent: &str,
     key: &Ed25519KeyPair,
 ) -> Result<()> {
-    aio::write(stream, &Open::new(kind)).await?;
-    let challenge: Challenge = expect(stream).await?;
+    begin(stream, &frame::encode(&Open::new(kind))?).await?;
+    let challenge: Challenge = match expect(stream).await {
+        Err(Error::Wire(WireError::Ended)) => return Err(Error::Silent),
+        challenge => challenge?,
+    };
     let signature = key.sign(&agent_message(&challenge, kind));
     let signature = signature
         .as_ref()
@@ -43,5 +48,20 @@ pub async fn open(
 pub async fn expect<T: serde::de::DeserializeOwned>(stream: &mut impl Stream) -> Result<T> {
     aio::read(stream)
         .await?
-        .ok_or_else(|| protocol::WireError::Ended.into())
+        .ok_or_else(|| WireError::Ended.into())
+}
+
+/// Writes the first messages of a connection. An appliance that refuses us may be gone before they
+/// are written; why is then still to be read.
+pub(crate) async fn begin(stream: &mut impl Stream, messages: &[u8]) -> Result<()> {
+    let written = match stream.write_all(messages).await {
+        Ok(()) => stream.flush().await,
+        failed => failed,
+    };
+    let Err(error) = written else { return Ok(()) };
+    match expect::<Verdict>(stream).await {
+        Err(Error::NotAccepted) => Err(Error::NotAccepted),
+        Err(Error::Wire(WireError::Ended)) => Err(Error::Silent),
+        _ => Err(error.into()),
+    }
 }

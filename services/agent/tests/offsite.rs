@@ -18,7 +18,11 @@ struct Fleet {
 }
 
 fn fleet() -> Fleet {
-    let (site, centre) = (Appliance::site(), Appliance::centre());
+    fleet_with(Appliance::centre())
+}
+
+fn fleet_with(centre: Appliance) -> Fleet {
+    let site = Appliance::site();
     centre.enrol("s1", &site);
     let server = site.pair("a1", "backup");
     Fleet {
@@ -242,4 +246,45 @@ async fn without_a_grant_a_recovery_agent_gets_nothing() {
         .back_up(job(&tree, None))
         .await;
     assert!(backup.unwrap_err().to_string().contains("is a centre"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_centre_says_so_and_the_copy_goes_on_when_it_has_room() {
+    let Some(disk) = bench::SmallDisk::new() else {
+        return;
+    };
+    let fleet = fleet_with(Appliance::centre_on(disk.path()));
+    let small = fleet.tree(5);
+    let kept = fleet.back_up(&small).await;
+    fleet.copy();
+    let tree = fleet.tree(6);
+    fs::write(tree.join("huge"), noise(40 << 20, 7)).unwrap();
+    let snapshot = fleet.back_up(&tree).await;
+    for _ in 0..2 {
+        let copied = fleet.copy_over(fleet.centre.dialled_by("s1"));
+        let Err(contract::Error::Failed(sentence)) = copied else {
+            panic!("{copied:?}");
+        };
+        assert_eq!(
+            sentence,
+            "the centre stopped the copy: the centre's pool is full; every snapshot is whole at \
+             the site, and what earlier copies brought stays at the centre: give the centre a \
+             larger pool, then copy again (this release neither adds disks to a pool nor removes snapshots)"
+        );
+    }
+    // both ends of what it says: whole at the site, and the earlier copy at the centre
+    let target = fleet.dir.path().join("from the site");
+    fleet.server.restore(snapshot, "", &target).await.unwrap();
+    assert_same(&tree, &target);
+    let recovery = fleet.recovery().await;
+    let target = fleet.dir.path().join("earlier");
+    recovery.restore(kept, "", &target).await.unwrap();
+    assert_same(&small, &target);
+
+    disk.enlarge();
+    let copied = fleet.copy();
+    assert_eq!(copied.totals.snapshots, 1);
+    let target = fleet.dir.path().join("from the centre");
+    recovery.restore(snapshot, "", &target).await.unwrap();
+    assert_same(&tree, &target);
 }

@@ -31,7 +31,7 @@ pub enum Error {
     },
     /// The disk is full.
     #[error(
-        "the disk of {place} is full; nothing of this backup was kept, earlier ones are whole: free space and run it again"
+        "the disk of {place} is full; the snapshots that are there are whole: make room on that disk, then run this again"
     )]
     Full {
         /// Where the datastore is.

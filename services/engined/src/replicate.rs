@@ -191,7 +191,7 @@ impl Copier<'_> {
 
     fn take(&mut self, message: FromCentre) -> Result<(), Ended> {
         if let FromCentre::Failed(sentence) = message {
-            return Err(Error::Failed(format!("the centre: {sentence}")).into());
+            return Err(Error::Failed(format!("the centre stopped the copy: {sentence}")).into());
         }
         self.sender.receive(message)?;
         if self.expected == 0 {

@@ -91,7 +91,7 @@ fn as_told(error: &engine::Error) -> Error {
     }
     match error {
         E::Stopped(first) => as_told(first),
-        E::Full { .. } => Error::PoolFull(text),
+        E::Full { .. } => crate::session::full(),
         E::NoSnapshot { .. } | E::NoDatastore { .. } => Error::NotFound(text),
         E::Locked { .. } => Error::NotReady(text),
         E::Format { .. } | E::NoChunk { .. } | E::Content { .. } | E::Index { .. } => {

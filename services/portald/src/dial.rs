@@ -181,7 +181,7 @@ fn refused(error: &std::io::Error, place: &str) -> Error {
 }
 
 fn bad_certificate(error: &CertificateError, place: &str) -> Error {
-    use CertificateError::{ExpiredContext, NotValidYetContext, UnknownIssuer};
+    use CertificateError::{BadSignature, ExpiredContext, NotValidYetContext, UnknownIssuer};
     match error {
         NotValidYetContext { time, not_before } => Error::ClockWrong(format!(
             "the clock of this machine says {}; the centre's certificate is valid from {}: set the \
@@ -195,7 +195,7 @@ fn bad_certificate(error: &CertificateError, place: &str) -> Error {
             date(time.as_secs()),
             date(not_after.as_secs())
         )),
-        UnknownIssuer => Error::NotAuthorised(format!(
+        UnknownIssuer | BadSignature => Error::NotAuthorised(format!(
             "the machine that answers at {place} is not the centre this was made for; check the \
              address, and whether someone stands in between"
         )),

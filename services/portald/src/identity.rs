@@ -163,7 +163,7 @@ fn config(
             roots.add(CertificateDer::from(authority))?;
             let verifier =
                 WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).build()?;
-            builder.with_client_cert_verifier(verifier)
+            builder.with_client_cert_verifier(Arc::new(crate::admit::Naming(verifier)))
         }
         None => builder.with_no_client_auth(),
     };

@@ -1,6 +1,7 @@
 //! portald: the only daemon that listens on the network. It ends TLS and hands each session, as
 //! one end of a socket pair, to the daemon it is for; it dials for the others alike.
 
+mod admit;
 mod bus;
 mod desk;
 mod dial;

@@ -5,7 +5,7 @@ use crate::limits::Stranger;
 use crate::listen::Door;
 use crate::peer::{self, Peer};
 use crate::portal::Portal;
-use crate::{pairing, socket};
+use crate::{admit, pairing, socket};
 use contract::{Error, FieldsExt, Options};
 use protocol::session::Kind;
 use rustls::server::Acceptor;
@@ -28,7 +28,7 @@ const BUFFER: usize = 64 << 10;
 /// Why a connection ended early, for the journal.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Ended {
-    #[error("no handshake: {0}")]
+    #[error("no handshake: {}", admit::refused(.0).map_or_else(|| .0.to_string(), ToString::to_string))]
     Handshake(std::io::Error),
     #[error("no handshake and first message within {} seconds", PATIENCE.as_secs())]
     Slow,

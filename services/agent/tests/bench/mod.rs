@@ -94,6 +94,11 @@ impl Appliance {
         Self::new(Part::Centre, None, None)
     }
 
+    /// A centre whose pool is this directory.
+    pub(crate) fn centre_on(pool: &Path) -> Appliance {
+        Self::new(Part::Centre, None, Some(pool))
+    }
+
     fn new(part: Part, keyset: Option<Keyset>, pool: Option<&Path>) -> Appliance {
         let list = Arc::new(List {
             identity: key_pair(),
@@ -250,6 +255,47 @@ pub(crate) fn noise(length: usize, seed: u64) -> Vec<u8> {
     })
     .take(length)
     .collect()
+}
+
+/// A file system of 24 MiB in memory.
+pub(crate) struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    /// `None`, with the reason printed, where nothing can be mounted.
+    pub(crate) fn new() -> Option<Self> {
+        let disk = Self(tempfile::tempdir().unwrap());
+        if disk.mount("size=24m") {
+            return Some(disk);
+        }
+        println!("skipped: a tmpfs cannot be mounted here (needs root)");
+        None
+    }
+
+    /// Makes it larger under whoever uses it.
+    pub(crate) fn enlarge(&self) {
+        assert!(self.mount("remount,size=200m"));
+    }
+
+    fn mount(&self, options: &str) -> bool {
+        std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "none"])
+            .arg(self.path())
+            .status()
+            .is_ok_and(|s| s.success())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(self.path())
+            .status();
+    }
 }
 
 pub(crate) fn assert_same(a: &Path, b: &Path) {

@@ -97,7 +97,8 @@ fn side_failed(error: &std::io::Error) -> Error {
 pub(crate) fn full() -> Error {
     Error::PoolFull(
         "the pool is full; nothing of this backup is kept as a snapshot and earlier ones are whole: \
-         add disks, then back up again"
+         leave more out of the backup, or give this site a larger pool (this release neither adds \
+         disks to a pool nor removes snapshots)"
             .into(),
     )
 }

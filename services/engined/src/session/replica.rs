@@ -31,6 +31,7 @@ pub(super) fn serve(house: &Arc<House>, site: &Site, line: &mut Line) -> Result<
             Err(error) => {
                 let error = match error {
                     ReceiveError::Wire(error) => Ended::Wire(error),
+                    ReceiveError::Sink(Error::PoolFull(_)) => Ended::Told(full()),
                     ReceiveError::Sink(error) => Ended::Told(error),
                 };
                 if let Some(sentence) = error.sentence() {
@@ -44,6 +45,16 @@ pub(super) fn serve(house: &Arc<House>, site: &Site, line: &mut Line) -> Result<
         mute = mute || answers.iter().any(|answer| line.send(answer).is_err());
     }
     Ok(())
+}
+
+/// This centre's pool has no room: what a site is told, whose own pool may have plenty.
+fn full() -> Error {
+    Error::PoolFull(
+        "the centre's pool is full; every snapshot is whole at the site, and what earlier copies \
+         brought stays at the centre: give the centre a larger pool, then copy again (this release neither adds \
+         disks to a pool nor removes snapshots)"
+            .into(),
+    )
 }
 
 struct Replica<'a> {
@@ -69,9 +80,12 @@ impl Drop for Replica<'_> {
 
 impl Replica<'_> {
     fn store(&self) -> Result<&Arc<Datastore>, Error> {
-        self.store
-            .as_ref()
-            .ok_or_else(|| Error::Failed("a replica that is not open".into()))
+        self.store.as_ref().ok_or_else(|| {
+            Error::Failed(
+                "the site sent before it named its datastore; update the older of the two ends"
+                    .into(),
+            )
+        })
     }
 }
 
@@ -89,7 +103,9 @@ impl Sink for Replica<'_> {
             )));
         }
         let store = self.house.make_replica(datastore, superblock)?;
-        let gone = || Error::Failed("a newer connection of this site has taken over".into());
+        let gone = || {
+            Error::Failed("a newer connection of this site has taken this one's place; nothing is to be done: what arrived stays, and the newer one goes on".into())
+        };
         let stream = self.stream.take().ok_or_else(gone)?;
         self.turn = Some(store.turns.take(stream).ok_or_else(gone)?);
         let held = store.snapshots()?.iter().map(|s| s.id).collect();

@@ -57,6 +57,19 @@ async fn an_agent_of_another_tenants_site_gets_nothing() {
     agent.paired.authority = centre.keys().await.authority("agents").await.unwrap();
     agent.paired.names = vec!["centre.strongroom".into()];
     assert!(refused(&agent, &centre.endpoint).await);
+    // each journal says whom it refused, and what next
+    let sentence = format!(
+        "no handshake: it says it is agent {:?}, and its certificate is not of an authority of \
+         ours; if it belongs here, pair or enrol it again",
+        agent.paired.agent
+    );
+    for machine in [site, centre] {
+        // written before the daemon ends, at the latest
+        let mut machine = machine;
+        machine.end("portald", nix::sys::signal::Signal::SIGTERM);
+        let log = machine.log("portald");
+        assert!(log.contains(&sentence), "{log}");
+    }
 }
 
 /// In TLS 1.3 a client learns that its certificate is refused when it reads.
