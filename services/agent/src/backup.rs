@@ -45,7 +45,7 @@ pub struct Job {
 pub struct Counters {
     /// Entries seen.
     pub entries: AtomicU64,
-    /// Bytes of files read or passed over as unchanged.
+    /// Bytes of files read or passed over as unchanged, holes not counted.
     pub done: AtomicU64,
     /// Bytes in the last backup of the same, 0 without one.
     pub total: AtomicU64,

@@ -124,9 +124,22 @@ pub async fn run<S: Stream, F: Future<Output = Result<S>> + Send + 'static>(
 ) -> Result<()> {
     let mut stream = dial().await?;
     let serves = matches!(wish, Wish::Serve);
-    let (machine, hello) = Agent::begin(&here.host, env!("CARGO_PKG_VERSION"), serves);
+    let (mut machine, hello) = Agent::begin(&here.host, env!("CARGO_PKG_VERSION"), serves);
     let mut first = frame::encode(&Open::new(Kind::Control))?;
     frame::append(&hello, &mut first)?;
+    if let Wish::Run {
+        definition,
+        paths,
+        excludes,
+    } = wish
+    {
+        use protocol::control::Path;
+        let path = |p: PathBuf| Path(p.into_os_string().into_vec());
+        let paths = paths.into_iter().map(path).collect();
+        let excludes = excludes.into_iter().map(Path).collect();
+        let request = machine.request(&definition, paths, excludes);
+        frame::append(&request, &mut first)?;
+    }
     session::begin(&mut stream, &first).await?;
     let (read, write) = tokio::io::split(stream);
     let (messages, mut from_site) = mpsc::channel(16);
@@ -139,19 +152,6 @@ pub async fn run<S: Stream, F: Future<Output = Result<S>> + Send + 'static>(
         work: None,
         stop: None,
     };
-    if let Wish::Run {
-        definition,
-        paths,
-        excludes,
-    } = wish
-    {
-        use protocol::control::Path;
-        let path = |p: PathBuf| Path(p.into_os_string().into_vec());
-        let paths = paths.into_iter().map(path).collect();
-        let excludes = excludes.into_iter().map(Path).collect();
-        let request = session.machine.request(&definition, paths, excludes);
-        session.send(request).await?;
-    }
     tell(News::Attached);
     let ended = session
         .attend(here, &dial, &mut from_site, serves, &mut tell, &cancel)

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 pub struct Counters {
     /// Entries begun.
     pub entries: AtomicU64,
-    /// Bytes of content, holes included.
+    /// Bytes of content, holes not counted.
     pub bytes: AtomicU64,
 }
 
@@ -82,9 +82,8 @@ async fn receive(
         match &event {
             Event::Entry(_) => counters.entries.fetch_add(1, Relaxed),
             Event::Data(bytes) => counters.bytes.fetch_add(bytes.len() as u64, Relaxed),
-            Event::Hole(length) => counters.bytes.fetch_add(*length, Relaxed),
             Event::Failed(sentence) => return Err(Error::Refused(sentence.clone())),
-            Event::Lost(_) | Event::End { .. } => 0,
+            Event::Hole(_) | Event::Lost(_) | Event::End { .. } => 0,
         };
         let last = matches!(event, Event::End { .. });
         if events.send(event).await.is_err() || last {

@@ -95,7 +95,10 @@ impl Display {
             set(bar, done, total, format!("{stage}: {detail}"));
         } else if self.last_line.is_none_or(|last| last.elapsed() >= LOOKS[1]) {
             self.last_line = Some(Instant::now());
-            eprintln!("{stage}: {detail}");
+            match (done, total) {
+                (0, 0) => eprintln!("{stage}: {detail}"),
+                _ => eprintln!("{stage}: {} of {}; {detail}", size(done), size(total)),
+            }
         }
     }
 

@@ -163,11 +163,12 @@ async fn what_cannot_be_read_is_told_and_the_rest_is_kept() {
         .back_up(job(&dir.path().join("none"), None))
         .await
         .unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .ends_with("does not exist; check the path to protect"),
-        "{error}"
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "{} does not exist; check the path to protect",
+            dir.path().join("none").display()
+        )
     );
     assert_eq!(server.list().await.unwrap().len(), 1);
 }
@@ -183,4 +184,133 @@ async fn a_commit_is_announced_with_its_run() {
     assert_eq!(added.clear.id.0, outcome.committed.snapshot);
     assert_eq!(added.run, "run-1");
     assert_eq!(added.details.unwrap().host, "server");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hole_is_no_progress_but_comes_back() {
+    let site = Appliance::site();
+    let server = site.pair("a", "backup");
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    let sparse = fs::File::create(tree.join("sparse")).unwrap();
+    sparse.set_len(1 << 40).unwrap();
+    fs::write(tree.join("data"), noise(100_000, 1)).unwrap();
+    let counters = std::sync::Arc::new(agent::backup::Counters::default());
+    let prepared = agent::backup::Prepared::new(job(&tree, None)).unwrap();
+    let stream = server
+        .session(protocol::session::Kind::Intake)
+        .await
+        .unwrap();
+    let outcome = prepared
+        .run(stream, counters.clone(), Default::default())
+        .await
+        .unwrap();
+    assert_eq!(counters.progress().done, 100_000);
+    let restored = std::sync::Arc::new(agent::restore::Counters::default());
+    let target = dir.path().join("restored");
+    let stream = server
+        .session(protocol::session::Kind::Restore)
+        .await
+        .unwrap();
+    agent::restore::restore(
+        stream,
+        outcome.committed.snapshot,
+        vec![],
+        target.clone(),
+        Default::default(),
+        restored.clone(),
+    )
+    .await
+    .unwrap();
+    let bytes = restored.bytes.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(bytes, 100_000);
+    let length = fs::metadata(target.join("sparse")).unwrap().len();
+    assert_eq!(length, 1 << 40);
+}
+
+/// What happens to a file between its first byte read and its last.
+async fn changed_while_read(change: impl Fn(&fs::File)) {
+    // more than all that is held on the way to a site that takes nothing
+    const SIZE: usize = 96 << 20;
+    let site = Appliance::site();
+    let server = site.pair("a", "backup");
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    let path = tree.join("busy");
+    let before = noise(1 << 20, 1).repeat(SIZE >> 20);
+    fs::write(&path, &before).unwrap();
+    let cache = Some(dir.path().join("cache/x"));
+    let prepared = agent::backup::Prepared::new(job(&tree, cache.clone())).unwrap();
+    let counters = std::sync::Arc::new(agent::backup::Counters::default());
+
+    // what the agent says is passed on only when the file has changed
+    let (ours, theirs) = tokio::net::UnixStream::pair().unwrap();
+    let session = server
+        .session(protocol::session::Kind::Intake)
+        .await
+        .unwrap();
+    let (mut down, mut up) = session.into_split();
+    let (mut said, mut heard) = theirs.into_split();
+    tokio::spawn(async move { tokio::io::copy(&mut down, &mut heard).await });
+    let running = tokio::spawn(prepared.run(ours, counters.clone(), Default::default()));
+    while counters.progress().done == 0 {
+        tokio::task::yield_now().await;
+    }
+    let modified = fs::metadata(&path).unwrap().modified().unwrap();
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    change(&file);
+    // so that only the kernel's own time of change can tell
+    file.set_modified(modified).unwrap();
+    assert!(
+        counters.progress().done < SIZE as u64,
+        "it was read already"
+    );
+    tokio::spawn(async move {
+        let _ = tokio::io::copy(&mut said, &mut up).await;
+    });
+    let outcome = running.await.unwrap().unwrap();
+    assert_eq!(
+        outcome.problems,
+        [format!(
+            "{}: changed while it was read, so what was kept may mix old and new; it is read \
+             again in the next backup",
+            path.display()
+        )]
+    );
+    let target = dir.path().join("first");
+    server
+        .restore(outcome.committed.snapshot, "", &target)
+        .await
+        .unwrap();
+    let kept = fs::read(target.join("busy")).unwrap();
+    assert!(!kept.is_empty() && kept.len() <= before.len());
+
+    let again = server.back_up(job(&tree, cache)).await.unwrap();
+    assert_eq!(again.problem_count, 0, "{:?}", again.problems);
+    let target = dir.path().join("second");
+    server
+        .restore(again.committed.snapshot, "", &target)
+        .await
+        .unwrap();
+    assert_same(&tree, &target);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_grows_while_it_is_read_is_told_kept_and_read_again() {
+    use std::os::unix::fs::FileExt;
+    changed_while_read(|file| file.write_all_at(b"more", 96 << 20).unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_cut_while_it_is_read_is_told_kept_and_read_again() {
+    changed_while_read(|file| file.set_len(70_000).unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_rewritten_while_it_is_read_is_told_kept_and_read_again() {
+    use std::os::unix::fs::FileExt;
+    // size and time of modification are as before
+    changed_while_read(|file| file.write_all_at(b"other", 0).unwrap()).await;
 }

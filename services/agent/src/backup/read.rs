@@ -130,7 +130,7 @@ impl Reader {
             .as_mut()
             .and_then(|cache| cache.unchanged(&found.entry.path, &found.fingerprint));
         if let Some(extents) = remembered {
-            self.counters.done.fetch_add(found.entry.size, Relaxed);
+            self.counters.done.fetch_add(data_of(&extents), Relaxed);
             return self.put(Item::Unchanged(Box::new(found), extents));
         }
         if !self.file(&found)? {
@@ -153,7 +153,6 @@ impl Reader {
                 Ok(Some(Segment::Hole { length })) => {
                     entry.content.push(Extent::Hole { length });
                     entry.size += length;
-                    self.counters.done.fetch_add(length, Relaxed);
                 }
                 Ok(Some(Segment::Data { .. })) => match self.data(&mut content, &mut entry)? {
                     Ok(()) => {}
@@ -208,6 +207,15 @@ impl Reader {
             self.put(item)?;
         }
     }
+}
+
+/// Bytes of content without its holes, which cost nobody any time.
+pub(super) fn data_of(content: &[Extent]) -> u64 {
+    let length = |extent: &Extent| match extent {
+        Extent::Data { length, .. } => u64::from(*length),
+        Extent::Hole { .. } => 0,
+    };
+    content.iter().map(length).sum()
 }
 
 fn unreadable(path: &[u8], error: &std::io::Error) -> Problem {

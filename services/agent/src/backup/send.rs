@@ -2,7 +2,7 @@
 //! not know, entries and all in the order in which they were read.
 
 use super::cache;
-use super::read::{ForOneFile, Item};
+use super::read::{ForOneFile, Item, data_of};
 use super::{Counters, MAX_PROBLEMS, Outcome};
 use crate::{Error, Result, Stream};
 use filetree::Problem;
@@ -72,7 +72,7 @@ pub(super) struct Sender<S> {
     asked: VecDeque<Vec<u64>>,
     sent: HashSet<Digest>,
     out: Vec<u8>,
-    logical: u64,
+    data: u64,
     problems: Vec<String>,
     problem_count: u64,
 }
@@ -102,7 +102,7 @@ impl<S: Stream> Sender<S> {
             asked: VecDeque::new(),
             sent: HashSet::new(),
             out: Vec::new(),
-            logical: 0,
+            data: 0,
             problems: Vec::new(),
             problem_count: 0,
         }
@@ -134,8 +134,8 @@ impl<S: Stream> Sender<S> {
         reading.abort();
         let committed = committed?;
         if let Some(memory) = self.memory.take() {
-            let logical = self.logical;
-            tokio::task::spawn_blocking(move || memory.finish(logical))
+            let data = self.data;
+            tokio::task::spawn_blocking(move || memory.finish(data))
                 .await
                 .map_err(|e| Error::Fault(e.to_string()))?;
         }
@@ -360,7 +360,7 @@ impl<S: Stream> Sender<S> {
             self.put(&FromAgent::Content(runs.iter().map(Run::from).collect()))?;
         }
         self.out.extend_from_slice(&message);
-        self.logical += entry.size;
+        self.data += data_of(&entry.content);
         if let (Some(memory), Some(fingerprint)) = (&mut self.memory, fingerprint) {
             memory.add(&entry.path, &fingerprint, &entry.content);
         }
