@@ -1,6 +1,6 @@
 //! The MSP's end, and the codes and shares that people carry.
 
-use super::{Session, objects, show, told, wait};
+use super::{Session, objects, secret, show, told, wait};
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use contract::{CentreProxy, EnrolProxy, Fields, FieldsExt, KeysProxy, Options, PortalProxy};
@@ -51,9 +51,8 @@ pub(crate) struct Pair {
     /// At a centre: the datastore the paired server may restore from
     #[arg(long)]
     datastore: Option<String>,
-    /// At a centre, under client custody: the client's share, as printed
-    #[arg(long)]
-    share: Option<String>,
+    #[command(flatten)]
+    share: secret::Share,
     /// At a centre: how long the paired server may restore
     #[arg(long, default_value_t = 24)]
     hours: u32,
@@ -64,8 +63,11 @@ pub(super) async fn act(session: &Session, action: Action) -> Result<()> {
     match action {
         Action::Init { name, endpoint } => {
             let enrol = EnrolProxy::new(&session.bus).await?;
-            let job = told(enrol.init_centre(&name, &endpoint, Options::new()).await)?;
-            let result = wait::wait(session, "org.strongroom.Enrol1", &job).await?;
+            let job = told(
+                "enrold",
+                enrol.init_centre(&name, &endpoint, Options::new()).await,
+            )?;
+            let result = wait::wait(session, "enrold", &job).await?;
             session.answer(show::object(&result), || {
                 println!("This appliance is now the centre {name}; sites reach it at {endpoint}.");
                 println!(
@@ -76,11 +78,11 @@ pub(super) async fn act(session: &Session, action: Action) -> Result<()> {
         }
         Action::Tenant { name, custody } => {
             let options = Options::from([("custody", custody.as_str().into())]);
-            let id = told(centre.create_tenant(&name, options).await)?;
+            let id = told("centred", centre.create_tenant(&name, options).await)?;
             session.answer(json!({ "id": id }), || println!("Tenant {name}: {id}"))
         }
         Action::Tenants => {
-            let tenants = told(centre.tenants().await)?;
+            let tenants = told("centred", centre.tenants().await)?;
             session.answer(objects(&tenants), || {
                 let row = |t: &Fields| {
                     ["id", "name", "custody", "sites"]
@@ -99,18 +101,22 @@ pub(super) async fn act(session: &Session, action: Action) -> Result<()> {
             hours,
         } => {
             let options = Options::from([("hours", hours.into())]);
-            let (token, expires) = told(centre.create_token(&tenant, &site, options).await)?;
+            let (token, expires) = told(
+                "centred",
+                centre.create_token(&tenant, &site, options).await,
+            )?;
             session.answer(json!({ "token": token, "expires": expires }), || {
-                println!("At the new site: strongroom enrol {token}");
+                println!("Enrolment token: {token}");
+                println!("At the new site: strongroom enrol, which asks for the token");
                 println!("Good once, until {}.", show::time(expires));
             })
         }
         Action::Sites => {
-            let sites = told(centre.sites().await)?;
+            let sites = told("centred", centre.sites().await)?;
             session.answer(objects(&sites), || print_sites(&sites))
         }
         Action::Releases => {
-            let releases = told(KeysProxy::new(&session.bus).await?.releases().await)?;
+            let releases = told("keyd", KeysProxy::new(&session.bus).await?.releases().await)?;
             session.answer(objects(&releases), || {
                 let row = |r: &Fields| {
                     let mut row = vec![show::time_of(r, "time")];
@@ -154,10 +160,12 @@ pub(super) async fn pair(session: &Session, pair: &Pair) -> Result<()> {
         options.insert("datastore", datastore.as_str().into());
         options.insert("hours", pair.hours.into());
     }
-    if let Some(share) = &pair.share {
+    let share = pair.share.read()?;
+    if let Some(share) = &share {
         options.insert("share", share.as_str().into());
     }
     let (code, expires) = told(
+        "portald",
         PortalProxy::new(&session.bus)
             .await?
             .open_pairing(options)
@@ -165,15 +173,15 @@ pub(super) async fn pair(session: &Session, pair: &Pair) -> Result<()> {
     )?;
     session.answer(json!({ "code": code, "expires": expires }), || {
         println!("Pairing code: {code}");
-        println!("On the server: strongroom-agent pair THIS-APPLIANCE --code {code}");
+        println!("On the server: strongroom-agent pair THIS-APPLIANCE, which asks for the code");
         println!("Good once, until {}.", show::time(expires));
     })
 }
 
 pub(super) async fn custody(session: &Session, custody: &str) -> Result<()> {
     let enrol = EnrolProxy::new(&session.bus).await?;
-    let job = told(enrol.set_custody(custody, Options::new()).await)?;
-    let result = wait::wait(session, "org.strongroom.Enrol1", &job).await?;
+    let job = told("enrold", enrol.set_custody(custody, Options::new()).await)?;
+    let result = wait::wait(session, "enrold", &job).await?;
     session.answer(show::object(&result), || {
         match custody {
             "client" => println!("The centre can no longer restore without the client's share."),

@@ -41,8 +41,8 @@ pub(crate) enum Action {
 
 pub(super) async fn list(session: &Session, limit: u32) -> Result<()> {
     let jobs = JobsProxy::new(&session.bus).await?;
-    let definitions = told(jobs.definitions().await)?;
-    let history = told(jobs.history(limit).await)?;
+    let definitions = told("jobd", jobs.definitions().await)?;
+    let history = told("jobd", jobs.history(limit).await)?;
     session.answer(
         json!({ "definitions": objects(&definitions), "runs": objects(&history) }),
         || {
@@ -123,7 +123,7 @@ pub(super) async fn act(session: &Session, action: Action) -> Result<()> {
                 ("excludes", excludes.into()),
                 ("offsite", (!no_offsite).into()),
             ]);
-            let changed = told(jobs.define(&name, definition).await)?;
+            let changed = told("jobd", jobs.define(&name, definition).await)?;
             session.answer(json!({ "changed": changed }), || {
                 println!(
                     "{name} {}",
@@ -136,8 +136,8 @@ pub(super) async fn act(session: &Session, action: Action) -> Result<()> {
             })
         }
         Action::Run { name } => {
-            let job = told(jobs.run(&name, Options::new()).await)?;
-            let run = wait::wait(session, "org.strongroom.Jobs1", &job).await?;
+            let job = told("jobd", jobs.run(&name, Options::new()).await)?;
+            let run = wait::wait(session, "jobd", &job).await?;
             session.answer(show::object(&run), || {
                 println!(
                     "{name}: {}, snapshot {}",
@@ -158,7 +158,7 @@ pub(super) async fn act(session: &Session, action: Action) -> Result<()> {
             })
         }
         Action::Remove { name } => {
-            let existed = told(jobs.remove(&name).await)?;
+            let existed = told("jobd", jobs.remove(&name).await)?;
             session.answer(json!({ "existed": existed }), || {
                 println!(
                     "{name} {}",
@@ -174,7 +174,7 @@ pub(super) async fn act(session: &Session, action: Action) -> Result<()> {
 }
 
 pub(super) async fn agents(session: &Session) -> Result<()> {
-    let agents = told(KeysProxy::new(&session.bus).await?.agents().await)?;
+    let agents = told("keyd", KeysProxy::new(&session.bus).await?.agents().await)?;
     session.answer(objects(&agents), || {
         let row = |a: &Fields| {
             vec![
@@ -196,7 +196,10 @@ pub(super) async fn log(session: &Session, lines: u32, daemon: Option<&str>) -> 
     if let Some(daemon) = daemon {
         options.insert("daemon", daemon.into());
     }
-    let entries = told(JobsProxy::new(&session.bus).await?.log(options).await)?;
+    let entries = told(
+        "jobd",
+        JobsProxy::new(&session.bus).await?.log(options).await,
+    )?;
     session.answer(objects(&entries), || {
         for entry in &entries {
             let micros = entry.optional::<i64>("time").ok().flatten().unwrap_or(0);

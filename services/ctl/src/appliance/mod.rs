@@ -3,6 +3,7 @@
 mod centre;
 mod jobs;
 mod restore;
+mod secret;
 pub(crate) mod show;
 mod snapshots;
 mod status;
@@ -12,6 +13,7 @@ use anyhow::Result;
 use clap::Subcommand;
 use contract::FieldsExt;
 use serde_json::json;
+use zbus::DBusError;
 
 /// What can be asked of the appliance this runs on.
 #[derive(Subcommand)]
@@ -52,7 +54,8 @@ pub(crate) enum Command {
     },
     /// Join a centre with an enrolment token
     Enrol {
-        /// The token, as the centre printed it
+        /// The token, as the centre printed it; `-` or nothing: asked for, or a line of standard input
+        #[arg(default_value = "-")]
         token: String,
     },
     /// Change who can read this tenant's copies at the centre
@@ -99,8 +102,16 @@ pub(crate) async fn run(command: Command, json: bool) -> Result<()> {
         Command::Verify { datastore } => snapshots::verify(&session, datastore).await,
         Command::Enrol { token } => {
             let enrol = contract::EnrolProxy::new(&session.bus).await?;
-            let job = told(enrol.enrol(&token, contract::Options::new()).await)?;
-            let result = wait::wait(&session, "org.strongroom.Enrol1", &job).await?;
+            let token = match token.as_str() {
+                // a long text that is wanted once is typed better when it is seen
+                "-" => secret::ask("The token", true)?,
+                _ => token.into(),
+            };
+            let job = told(
+                "enrold",
+                enrol.enrol(&token, contract::Options::new()).await,
+            )?;
+            let result = wait::wait(&session, "enrold", &job).await?;
             session.answer(show::object(&result), || {
                 let tenant: String = result.required("tenant_name").unwrap_or_default();
                 let site: String = result.required("site_name").unwrap_or_default();
@@ -125,18 +136,70 @@ impl Session {
     }
 }
 
-/// An error of the bus as its text alone: the name is for programs.
-fn told<T>(answer: Result<T, contract::Error>) -> Result<T> {
-    answer.map_err(|error| match &error {
-        contract::Error::ZBus(zbus::Error::MethodError(name, ..))
-            if name.as_str() == "org.freedesktop.DBus.Error.ServiceUnknown" =>
-        {
-            anyhow::anyhow!("a daemon is not running; see `strongroom status` and `strongroom log`")
+/// An error as its text alone: the name is for programs.
+fn told<T>(daemon: &str, answer: Result<T, contract::Error>) -> Result<T> {
+    answer.map_err(|error| anyhow::anyhow!(sentence(daemon, &error)))
+}
+
+/// The daemon's own sentence, or ours where the bus answered in its place.
+fn sentence(daemon: &str, error: &contract::Error) -> String {
+    let name = match error {
+        contract::Error::ZBus(zbus::Error::MethodError(name, ..)) => name.to_string(),
+        contract::Error::ZBus(zbus::Error::FDO(error)) => error.name().to_string(),
+        _ => String::new(),
+    };
+    let how = match name.strip_prefix("org.freedesktop.DBus.Error.") {
+        Some("AccessDenied") => {
+            return "this appliance's daemons answer root only; run it as root".into();
         }
-        _ => anyhow::anyhow!(error.text()),
-    })
+        // the second: dbus-broker could not start it
+        Some("ServiceUnknown" | "NameHasNoOwner") => "is not running",
+        Some("NoReply") => "ended before it answered",
+        _ => return error.text(),
+    };
+    format!(
+        "{daemon} {how}; `systemctl status strongroom-{daemon}` says why, \
+         `systemctl restart strongroom-{daemon}` starts it again"
+    )
 }
 
 fn objects(list: &[contract::Fields]) -> serde_json::Value {
     json!(list.iter().map(show::object).collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sentence;
+    use contract::Error;
+    use zbus::fdo;
+
+    fn of_bus(error: fdo::Error) -> String {
+        sentence("jobd", &Error::ZBus(error.into()))
+    }
+
+    #[test]
+    fn what_the_bus_answers_names_the_daemon_and_the_next_step() {
+        let next = "`systemctl status strongroom-jobd` says why, \
+                    `systemctl restart strongroom-jobd` starts it again";
+        for error in [
+            fdo::Error::ServiceUnknown("x".into()),
+            fdo::Error::NameHasNoOwner("x".into()),
+        ] {
+            assert_eq!(of_bus(error), format!("jobd is not running; {next}"));
+        }
+        assert_eq!(
+            of_bus(fdo::Error::NoReply("x".into())),
+            format!("jobd ended before it answered; {next}")
+        );
+        assert_eq!(
+            of_bus(fdo::Error::AccessDenied("x".into())),
+            "this appliance's daemons answer root only; run it as root"
+        );
+    }
+
+    #[test]
+    fn a_daemons_own_sentence_stays_as_it_is() {
+        let own = Error::NotFound("there is no backup definition x".into());
+        assert_eq!(sentence("jobd", &own), "there is no backup definition x");
+    }
 }

@@ -1,11 +1,12 @@
 //! `strongroom restore`: a snapshot into a directory of this machine.
 
-use super::{Session, show, snapshots, told};
+use super::{Session, secret, show, snapshots, told};
+use crate::store::{meter::Meter, tell};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
-use contract::{EngineProxy, Options};
+use contract::{EngineProxy, FieldsExt, Options};
+use engine::Progress;
 use filetree::write::{Options as Writing, Report, Writer};
-use indicatif::{ProgressBar, ProgressStyle};
 use protocol::frame;
 use protocol::restore::{Event, Item, Receiver};
 use serde_json::json;
@@ -13,6 +14,8 @@ use std::fs::File;
 use std::io::BufReader;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 /// What to restore, and where to.
 #[derive(Args)]
@@ -24,24 +27,26 @@ pub(crate) struct Restore {
     /// Only this path of the snapshot and what is below it
     #[arg(long)]
     path: Option<std::ffi::OsString>,
-    /// At a centre, under client custody: the client's share, as printed
-    #[arg(long)]
-    share: Option<String>,
+    #[command(flatten)]
+    share: secret::Share,
     /// At a centre: why, for the log of key releases
     #[arg(long, default_value = "strongroom restore")]
     reason: String,
 }
 
 pub(super) async fn restore(session: &Session, restore: &Restore) -> Result<()> {
-    let id = snapshots::resolve(session, &restore.snapshot).await?;
+    let snapshot = snapshots::resolve(session, &restore.snapshot).await?;
+    let id = show::text(&snapshot, "id");
     let mut options = Options::from([("reason", restore.reason.as_str().into())]);
     if let Some(path) = &restore.path {
         options.insert("path", path.clone().into_vec().into());
     }
-    if let Some(share) = &restore.share {
+    let share = restore.share.read()?;
+    if let Some(share) = &share {
         options.insert("share", share.as_str().into());
     }
     let stream = told(
+        "engined",
         EngineProxy::new(&session.bus)
             .await?
             .open_restore(&id, options)
@@ -49,11 +54,22 @@ pub(super) async fn restore(session: &Session, restore: &Restore) -> Result<()> 
     )?;
     let stream = File::from(std::os::fd::OwnedFd::from(stream));
     let target = restore.target.clone();
-    let report = tokio::task::spawn_blocking(move || receive(stream, &target)).await??;
+    // how much a part of it comes to is not known before
+    let total = match restore.path {
+        None => snapshot.required("logical")?,
+        Some(_) => 0,
+    };
+    let progress = Arc::new(Progress::default());
+    let meter = Meter::start(progress.clone(), Arc::new(AtomicU64::new(total)));
+    let report = tokio::task::spawn_blocking(move || receive(stream, &target, &progress)).await?;
+    drop(meter);
+    let report = report?;
+    let problems: Vec<_> = report.problems.iter().map(|p| p.to_string()).collect();
+    let count = problems.len() as u64 + report.more;
     session.answer(
         json!({
             "snapshot": id, "entries": report.entries, "bytes": report.bytes,
-            "problems": report.problems.iter().map(|p| p.to_string()).collect::<Vec<_>>(),
+            "problem_count": count, "problems": problems,
         }),
         || {
             println!(
@@ -62,21 +78,16 @@ pub(super) async fn restore(session: &Session, restore: &Restore) -> Result<()> 
                 show::size(report.bytes),
                 restore.target.display()
             );
-            for problem in &report.problems {
-                println!("  {problem}");
-            }
+            tell(&problems, count);
         },
     )?;
-    if !report.problems.is_empty() {
-        bail!("{} problems; all else is restored", report.problems.len());
+    if count > 0 {
+        bail!("{count} problems; all else is restored");
     }
     Ok(())
 }
 
-fn receive(stream: File, target: &Path) -> Result<Report> {
-    let bar = ProgressBar::new_spinner().with_style(ProgressStyle::with_template(
-        "{spinner} {bytes} restored, {binary_bytes_per_sec}  {msg}",
-    )?);
+fn receive(stream: File, target: &Path, progress: &Progress) -> Result<Report> {
     let mut stream = BufReader::with_capacity(1 << 20, stream);
     let mut receiver = Receiver::default();
     let mut writer: Option<Writer> = None;
@@ -97,15 +108,18 @@ fn receive(stream: File, target: &Path) -> Result<Report> {
         }
         match event {
             Event::Entry(entry) => {
-                bar.set_message(String::from_utf8_lossy(&entry.path).into_owned());
                 sink.begin(&entry)?;
+                progress.add_file();
                 open = true;
             }
             Event::Data(bytes) => {
-                bar.inc(bytes.len() as u64);
                 sink.data(&bytes)?;
+                progress.add_bytes(bytes.len() as u64);
             }
-            Event::Hole(length) => sink.hole(length)?,
+            Event::Hole(length) => {
+                sink.hole(length)?;
+                progress.add_bytes(length);
+            }
             Event::Lost(sentence) => {
                 sink.abandon(&sentence);
                 open = false;
@@ -114,7 +128,6 @@ fn receive(stream: File, target: &Path) -> Result<Report> {
             Event::Failed(sentence) => bail!("{sentence}"),
         }
     }
-    bar.finish_and_clear();
     writer
         .context("an empty snapshot")?
         .finish()

@@ -4,7 +4,6 @@ use super::{Session, objects, show, told, wait};
 use anyhow::{Result, bail};
 use clap::Args;
 use contract::{EngineProxy, Fields, FieldsExt, Options};
-use serde_json::json;
 
 /// Which snapshots.
 #[derive(Args)]
@@ -25,6 +24,7 @@ pub(super) async fn list(session: &Session, filter: &Filter) -> Result<()> {
         }
     }
     let snapshots = told(
+        "engined",
         EngineProxy::new(&session.bus)
             .await?
             .snapshots(options)
@@ -57,22 +57,26 @@ pub(super) async fn list(session: &Session, filter: &Filter) -> Result<()> {
 }
 
 async fn datastores(session: &Session) -> Result<Vec<String>> {
-    let all = told(EngineProxy::new(&session.bus).await?.datastores().await)?;
+    let all = told(
+        "engined",
+        EngineProxy::new(&session.bus).await?.datastores().await,
+    )?;
     Ok(all.iter().map(|d| show::text(d, "id")).collect())
 }
 
 pub(super) async fn offsite(session: &Session) -> Result<()> {
     let engine = EngineProxy::new(&session.bus).await?;
-    let own = told(engine.datastores().await)?;
+    let own = told("engined", engine.datastores().await)?;
     let Some(own) = own.iter().find(|d| show::text(d, "role") == "own") else {
         bail!("there is no datastore of this appliance's own to copy; see `strongroom status`");
     };
     let job = told(
+        "engined",
         engine
             .replicate(&show::text(own, "id"), Options::new())
             .await,
     )?;
-    let result = wait::wait(session, "org.strongroom.Engine1", &job).await?;
+    let result = wait::wait(session, "engined", &job).await?;
     session.answer(show::object(&result), || {
         println!(
             "{} snapshots copied: {} frames, {} sent, {} frames were there already",
@@ -92,8 +96,8 @@ pub(super) async fn verify(session: &Session, datastore: Option<String>) -> Resu
     };
     let mut reports = Vec::new();
     for datastore in wanted {
-        let job = told(engine.verify(&datastore, Options::new()).await)?;
-        let mut report = wait::wait(session, "org.strongroom.Engine1", &job).await?;
+        let job = told("engined", engine.verify(&datastore, Options::new()).await)?;
+        let mut report = wait::wait(session, "engined", &job).await?;
         report.insert("datastore".into(), contract::field(datastore.as_str()));
         reports.push(report);
     }
@@ -121,25 +125,28 @@ pub(super) async fn verify(session: &Session, datastore: Option<String>) -> Resu
     Ok(())
 }
 
-/// One snapshot's id from the beginning of it that a person typed.
-pub(super) async fn resolve(session: &Session, typed: &str) -> Result<String> {
+/// One snapshot from the beginning of its id that a person typed.
+pub(super) async fn resolve(session: &Session, typed: &str) -> Result<Fields> {
     let all = told(
+        "engined",
         EngineProxy::new(&session.bus)
             .await?
             .snapshots(Options::new())
             .await,
     )?;
-    let ids = all.iter().map(|s| show::text(s, "id"));
-    let found: Vec<_> = match typed {
-        "latest" => ids.take(1).collect(),
-        typed => ids.filter(|id| id.starts_with(typed)).collect(),
+    let mut found = all.into_iter();
+    let mut found: Vec<_> = match typed {
+        "latest" => found.next().into_iter().collect(),
+        typed => found
+            .filter(|s| show::text(s, "id").starts_with(typed))
+            .collect(),
     };
-    match &found[..] {
-        [id] => Ok(id.clone()),
-        [] => bail!("there is no snapshot {typed} here; `strongroom snapshots` lists them"),
-        _ => bail!(
+    match (found.pop(), found.len()) {
+        (Some(only), 0) => Ok(only),
+        (None, _) => bail!("there is no snapshot {typed} here; `strongroom snapshots` lists them"),
+        (_, more) => bail!(
             "{typed} is the beginning of {} snapshots; type more of it",
-            json!(found.len())
+            more + 1
         ),
     }
 }

@@ -1,17 +1,17 @@
 //! `strongroom status`: one look at everything, each daemon's own sentence where it has one.
 
-use super::{Session, show, told};
+use super::{Session, sentence, show};
 use anyhow::Result;
-use contract::{CentreProxy, EngineProxy, EnrolProxy, Fields, KeysProxy, PoolProxy, UplinkProxy};
+use contract::{
+    CentreProxy, EngineProxy, EnrolProxy, Error, Fields, KeysProxy, PoolProxy, UplinkProxy,
+};
 use serde_json::{Value as Json, json};
 
 /// What a daemon says, or that it does not answer: status never fails because one daemon is down.
-fn or_silent<T>(answer: zbus::Result<T>, to_json: impl FnOnce(T) -> Json) -> Json {
+fn or_silent<T>(daemon: &str, answer: Result<T, Error>, to_json: impl FnOnce(T) -> Json) -> Json {
     match answer {
         Ok(answer) => to_json(answer),
-        Err(_) => {
-            json!({ "state": "silent", "reason": "the daemon does not answer; see `strongroom log`" })
-        }
+        Err(error) => json!({ "state": "silent", "reason": sentence(daemon, &error) }),
     }
 }
 
@@ -26,13 +26,14 @@ pub(super) async fn status(session: &Session) -> Result<()> {
         let membership = enrol.membership().await?;
         Ok((enrol.state().await?, membership))
     };
-    let appliance = or_silent(appliance.await, |(state, membership)| {
+    let appliance = or_silent("enrold", appliance.await, |(state, membership)| {
         let mut document = show::object(&membership);
         document["state"] = json!(state);
         document
     });
     let keys = async { Ok((keys.state().await?, keys.reason().await?, keys.tpm().await?)) };
     let keys = or_silent(
+        "keyd",
         keys.await,
         |(state, reason, tpm)| json!({ "state": state, "reason": reason, "tpm": tpm }),
     );
@@ -43,30 +44,31 @@ pub(super) async fn status(session: &Session) -> Result<()> {
             "size": pool.size().await?, "free": pool.free().await?,
         }))
     };
-    let pool = or_silent(pool.await, |pool| pool);
+    let pool = or_silent("poold", pool.await, |pool| pool);
     let uplink_state = async {
         Ok(json!({
             "state": uplink.state().await?, "reason": uplink.reason().await?,
             "address": uplink.address().await?, "centre": uplink.centre().await?,
         }))
     };
-    let mut uplink_document = or_silent(uplink_state.await, |uplink| uplink);
+    let mut uplink_document = or_silent("uplinkd", uplink_state.await, |uplink| uplink);
     let peers = uplink.peers().await.unwrap_or_default();
     uplink_document["peers"] = super::objects(&peers);
     let engine_state =
         async { Ok(json!({ "state": engine.state().await?, "reason": engine.reason().await? })) };
-    let mut engine_document = or_silent(engine_state.await, |engine| engine);
+    let mut engine_document = or_silent("engined", engine_state.await, |engine| engine);
     let datastores = engine.datastores().await.unwrap_or_default();
     engine_document["datastores"] = super::objects(&datastores);
     let mut document = json!({
         "appliance": appliance, "keys": keys, "pool": pool, "engine": engine_document, "uplink": uplink_document,
     });
-    let sites: Vec<Fields> = if document["appliance"]["state"] == "centre" {
-        told(CentreProxy::new(bus).await?.sites().await)?
-    } else {
-        Vec::new()
-    };
+    let mut sites = Vec::new();
     if document["appliance"]["state"] == "centre" {
+        let answer = CentreProxy::new(bus).await?.sites().await;
+        document["centre"] = or_silent("centred", answer, |answer| {
+            sites = answer;
+            json!({ "state": "ready" })
+        });
         document["sites"] = super::objects(&sites);
     }
     session.answer(document.clone(), || {
@@ -111,6 +113,9 @@ fn print(document: &Json, datastores: &[Fields], peers: &[Fields], sites: &[Fiel
     line("pool", "pool", pool);
     line("engine", "engine", String::new());
     line("uplink", "uplink", word("uplink", "address"));
+    if document["appliance"]["state"] == "centre" {
+        line("centre", "centre", String::new());
+    }
     for peer in peers {
         println!(
             "{:<10} peer {} at {}, last handshake {}, received {}, sent {}",

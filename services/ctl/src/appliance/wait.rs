@@ -14,11 +14,12 @@ use zbus::zvariant::OwnedObjectPath;
 const QUIET: Duration = Duration::from_secs(10);
 
 /// Waits for the job's end; Ctrl-C asks it to stop. Progress goes to standard error.
-pub(super) async fn wait(
-    session: &Session,
-    service: &str,
-    job: &OwnedObjectPath,
-) -> Result<Fields> {
+pub(super) async fn wait(session: &Session, daemon: &str, job: &OwnedObjectPath) -> Result<Fields> {
+    let service = match daemon {
+        "enrold" => "org.strongroom.Enrol1",
+        "engined" => "org.strongroom.Engine1",
+        _ => "org.strongroom.Jobs1",
+    };
     let bar = std::io::stderr().is_terminal().then(|| {
         let style = "{spinner} {bar:30} {percent:>3} %  {msg}";
         ProgressBar::new(1000)
@@ -59,7 +60,7 @@ pub(super) async fn wait(
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }
-    told(ended)
+    told(daemon, ended)
 }
 
 fn figures(seen: &Seen) -> String {

@@ -57,9 +57,7 @@ impl Backup {
         let total = Arc::new(AtomicU64::new(0));
         let ended = AtomicBool::new(false);
         let stored = std::thread::scope(|scope| {
-            if Meter::is_watched() {
-                scope.spawn(|| count(&self.paths, options, &total, &ended));
-            }
+            scope.spawn(|| count(&self.paths, options, &total, &ended));
             let meter = Meter::start(progress.clone(), total.clone());
             let stored = store_all(writer, walk);
             ended.store(true, Relaxed);
@@ -133,7 +131,7 @@ fn first_line(path: &str) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }
 
-/// Sums up what there is to read, for the bar's end.
+/// Sums up what there is to read, for what is left.
 fn count(paths: &[PathBuf], options: Options, total: &AtomicU64, ended: &AtomicBool) {
     let mut sum = 0;
     for found in Walk::new(paths, options).into_iter().flatten().flatten() {

@@ -19,21 +19,16 @@ const WHOLE: &str = "{spinner} {bar:20} {percent:>3} %  {decimal_bytes} of \
                      {decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left  {msg}";
 
 /// Shows an operation's counters until dropped.
-pub(super) struct Meter {
+pub(crate) struct Meter {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Meter {
-    /// Whether anybody watches a bar; then the total is worth finding out.
-    pub(super) fn is_watched() -> bool {
-        std::io::stderr().is_terminal()
-    }
-
     /// Shows `progress`, whose end is `total` bytes; 0 as long as that is not known.
-    pub(super) fn start(progress: Arc<Progress>, total: Arc<AtomicU64>) -> Self {
+    pub(crate) fn start(progress: Arc<Progress>, total: Arc<AtomicU64>) -> Self {
         let (stop, stopped) = channel::<()>();
-        let bar = Self::is_watched().then(ProgressBar::no_length);
+        let bar = std::io::stderr().is_terminal().then(ProgressBar::no_length);
         let every = if bar.is_some() { BAR } else { LINE };
         let began = Instant::now();
         let watch = move || {

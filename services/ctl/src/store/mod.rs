@@ -3,7 +3,7 @@
 mod backup;
 mod keyfile;
 mod list;
-mod meter;
+pub(crate) mod meter;
 mod reread;
 mod restore;
 
@@ -213,7 +213,7 @@ fn ratio(whole: u64, part: u64) -> String {
 }
 
 /// What was left out or found, one a line; there may be more than are listed.
-fn tell(problems: &[String], count: u64) {
+pub(crate) fn tell(problems: &[String], count: u64) {
     for problem in problems {
         eprintln!("  {problem}");
     }
