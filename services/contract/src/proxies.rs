@@ -164,6 +164,8 @@ pub trait Engine {
     default_path = "/org/strongroom/Jobs1"
 )]
 pub trait Jobs {
+    #[zbus(property)]
+    fn connected(&self) -> zbus::Result<Vec<String>>;
     fn definitions(&self) -> Result<Vec<Fields>, crate::Error>;
     fn define(&self, name: &str, definition: Options<'_>) -> Result<bool, crate::Error>;
     fn remove(&self, name: &str) -> Result<bool, crate::Error>;

@@ -62,6 +62,12 @@ impl Agents {
         }
     }
 
+    /// The ids.
+    pub(crate) fn attached(&self) -> Vec<String> {
+        let agents = self.0.lock().expect("no panic holds it");
+        agents.keys().cloned().collect()
+    }
+
     pub(crate) fn get(&self, id: &str) -> Option<Agent> {
         self.0.lock().expect("no panic holds it").get(id).cloned()
     }

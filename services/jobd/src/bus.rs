@@ -42,8 +42,23 @@ fn valid_name(name: &str) -> Result<(), Error> {
     }
 }
 
+/// Tells who watches that an agent has come or gone.
+pub(crate) async fn connected_changed(bus: &zbus::Connection) -> zbus::Result<()> {
+    let object = bus
+        .object_server()
+        .interface::<_, Jobs>("/org/strongroom/Jobs1")
+        .await?;
+    let jobs = object.get().await;
+    jobs.connected_changed(object.signal_emitter()).await
+}
+
 #[zbus::interface(name = "org.strongroom.Jobs1")]
 impl Jobs {
+    #[zbus(property)]
+    fn connected(&self) -> Vec<String> {
+        self.core.agents.attached()
+    }
+
     async fn definitions(&self) -> Result<Vec<Fields>, Error> {
         // names are a courtesy: without keyd the ids do
         let names = self.agents().await.unwrap_or_default();

@@ -1,6 +1,7 @@
 //! The control session of one agent: messages to and from the protocol's state machine.
 
 use crate::agents::{Agent, News, Order};
+use crate::bus;
 use crate::request::Request;
 use crate::run::Core;
 use protocol::WireError;
@@ -22,9 +23,16 @@ pub(crate) async fn serve(core: Arc<Core>, id: String, stream: UnixStream) {
     let agent = Agent { id, orders };
     let ended = talk(&core, &agent, stream, &mut from_runs).await;
     core.agents.detach(&agent);
+    tell_connected(&core).await;
     match ended {
         Ok(()) => tracing::info!(agent = agent.id, "the agent has left"),
         Err(error) => tracing::warn!(agent = agent.id, "the agent's session ended: {error}"),
+    }
+}
+
+async fn tell_connected(core: &Core) {
+    if let Err(error) = bus::connected_changed(&core.daemon.bus).await {
+        tracing::warn!("which agents are connected could not be told: {error}");
     }
 }
 
@@ -103,6 +111,7 @@ async fn on_event(
             );
             if serves {
                 core.agents.attach(agent.clone());
+                tell_connected(core).await;
             }
             return None;
         }

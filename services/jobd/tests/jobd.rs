@@ -2,6 +2,7 @@
 //! asks (keyd's list of agents, engined's copy) played by the test.
 
 use contract::{Error, Fields, FieldsExt, JobsProxy, Options, field};
+use futures_util::StreamExt;
 use protocol::control::{Agent, AgentEvent, FromSite, Path, Progress, Stats};
 use protocol::frame::aio;
 use protocol::session::{Kind, Open};
@@ -127,13 +128,15 @@ impl Bench {
     }
 
     async fn connected(&self) {
-        // the hello is on its way to another process: the definition shows when it has come
-        while !self.jobs.definitions().await.unwrap()[0]
-            .required::<bool>("connected")
-            .unwrap()
-        {
-            tokio::task::yield_now().await;
-        }
+        self.connected_are(&["a1"]).await;
+        let definition = &self.jobs.definitions().await.unwrap()[0];
+        assert!(definition.required::<bool>("connected").unwrap());
+    }
+
+    /// Waits until these agents take orders.
+    async fn connected_are(&self, ids: &[&str]) {
+        let mut changes = self.jobs.receive_connected_changed().await;
+        while changes.next().await.unwrap().get().await.unwrap() != ids {}
     }
 
     async fn wait(&self, job: &OwnedObjectPath) -> Result<Fields, Error> {
@@ -280,6 +283,7 @@ async fn without_its_agent_a_run_is_refused_and_a_lost_agent_ends_it() {
     next(&mut stream, &mut agent).await;
     drop(stream);
     assert!(matches!(b.wait(&job).await, Err(Error::AgentAway(_))));
+    b.connected_are(&[]).await;
 }
 
 #[tokio::test]
