@@ -1,5 +1,7 @@
 //! The image as it ships: what is under `/`, what is under `/var`, and that nothing failed.
 
+use std::process::Command;
+
 use qemu_tests::{Boot, Lab, Machine, Result, Setup, scenario};
 
 /// What every boot has to have brought about.
@@ -40,10 +42,47 @@ fn stands(machine: &Machine) -> Result<()> {
     Ok(())
 }
 
+/// Every program in it is the one in our packages, which a Debian server would get.
+fn is_made_of_our_packages(lab: &Lab, machine: &Machine) -> Result<()> {
+    let debs = qemu_tests::workspace().join("out/debs");
+    let unpacked = lab.dir().join("packages");
+    for package in ["base", "site", "centre"] {
+        let named = format!("strongroom-{package}_");
+        let deb = std::fs::read_dir(&debs)
+            .expect("./dev deb has made the packages")
+            .map(|entry| entry.expect("can be listed").path())
+            .find(|path| {
+                path.file_name()
+                    .is_some_and(|n| n.to_string_lossy().starts_with(&named))
+            })
+            .expect("each package is there");
+        let unpack = Command::new("dpkg-deb")
+            .arg("-x")
+            .arg(deb)
+            .arg(&unpacked)
+            .status();
+        assert!(unpack.expect("dpkg-deb runs").success());
+    }
+    let list = "find usr/bin usr/lib/strongroom -type f -exec sha256sum {} +";
+    let sums = Command::new("sh")
+        .args(["-c", list])
+        .current_dir(&unpacked)
+        .output();
+    let sums = sums.expect("sha256sum runs").stdout;
+    assert!(
+        String::from_utf8_lossy(&sums).lines().count() > 7,
+        "a program for each daemon"
+    );
+    machine.put("/run/sums", 0o600, &sums)?;
+    machine.sh("cd / && sha256sum --check --quiet /run/sums")?;
+    Ok(())
+}
+
 fn boots_twice(lab: &Lab, boot: Boot) -> Result<()> {
     let machine = lab.machine(Setup::new("one", boot))?;
     machine.boot()?;
     stands(&machine)?;
+    is_made_of_our_packages(lab, &machine)?;
     if boot == Boot::Firmware {
         let status = machine.sh("bootctl status --no-pager")?;
         assert!(status.contains("Measured UKI: yes"), "{status}");
@@ -93,7 +132,7 @@ fn emul_without_a_tpm_it_says_so_and_touches_nothing() {
         machine.cut_power();
         for disk in ["system", "DISK1"] {
             let file = machine.dir().join(format!("{disk}.qcow2"));
-            let map = std::process::Command::new(qemu_tests::workspace().join("image/tool"))
+            let map = Command::new(qemu_tests::workspace().join("image/tool"))
                 .args(["qemu-img", "map", "--output=json"])
                 .arg(file)
                 .output()

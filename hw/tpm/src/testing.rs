@@ -68,7 +68,8 @@ impl Swtpm {
 
     /// Runs `tpm2_<tool>` against it, in its state directory, and answers its output.
     pub fn tool(&self, tool: &str, args: &[&str]) -> Vec<u8> {
-        let output = Command::new(format!("tpm2_{tool}"))
+        let output = Command::new("timeout")
+            .args(["60", &format!("tpm2_{tool}")])
             .args(args)
             .env("TPM2TOOLS_TCTI", self.tcti())
             .current_dir(&self.state)

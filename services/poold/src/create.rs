@@ -69,7 +69,7 @@ pub fn choose(disks: &[Disk], serials: &[String]) -> Result<Vec<String>, Error> 
                     "several disks say they are {serial}; take all but one out"
                 ))),
                 (None, _) => Err(Error::NotFound(format!(
-                    "there is no disk {serial}; see `strongroom status` for those there are"
+                    "there is no disk {serial}; compare the number with the one on the disk, and see that it is plugged in"
                 ))),
             }
         })

@@ -38,7 +38,7 @@ impl Worker {
                 self.blocking(move |machine| {
                     mount::start(machine, &unit).map_err(|error| {
                         Error::Failed(format!(
-                            "the pool {pool} is open and cannot be mounted ({}); see `strongroom log {unit}`",
+                            "the pool {pool} is open and cannot be mounted ({}); see `strongroom log`",
                             text(&error)
                         ))
                     })?;

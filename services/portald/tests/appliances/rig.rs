@@ -176,7 +176,12 @@ impl Machine {
 
     pub(crate) async fn ended(&self, job: &OwnedObjectPath) -> Result<Fields, Error> {
         let never = tokio_util::sync::CancellationToken::new();
-        runtime::job::wait(&self.bus, "org.strongroom.Enrol1", job, &never, |_| {}).await
+        let ended = runtime::job::wait(&self.bus, "org.strongroom.Enrol1", job, &never, |_| {});
+        let patience = std::time::Duration::from_secs(60);
+        match tokio::time::timeout(patience, ended).await {
+            Ok(ended) => ended,
+            Err(_) => panic!("the job does not end: {}", self.log("enrold")),
+        }
     }
 
     /// Waits until the portal listens on just these.
