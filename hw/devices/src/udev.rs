@@ -1,4 +1,5 @@
 use crate::{Content, Disk, Error, Source, system};
+use std::ffi::OsStr;
 use std::path::Path;
 use tokio::io::unix::AsyncFd;
 use udev::{Device, Enumerator, MonitorBuilder, MonitorSocket};
@@ -41,15 +42,7 @@ fn disk(device: &Device) -> Option<Disk> {
     if device.devtype()? != "disk" || apart || boot_area {
         return None;
     }
-    let sectors: u64 = device
-        .attribute_value("size")?
-        .to_str()?
-        .trim()
-        .parse()
-        .ok()?;
-    if sectors == 0 {
-        return None;
-    }
+    let size = size(device.attribute_value("size")?)?;
     let property = |name: &str| text(device.property_value(name));
     let attribute = |name: &str| text(device.attribute_value(name));
     let first = |candidates: [String; 3]| {
@@ -70,7 +63,7 @@ fn disk(device: &Device) -> Option<Disk> {
             attribute("device/model"),
             String::new(),
         ]),
-        size: sectors * 512, // sysfs counts in 512 whatever the disk does
+        size,
         system: false,
         removable: property("ID_BUS") == "usb" || attribute("removable") == "1",
         read_only: attribute("ro") == "1",
@@ -111,8 +104,17 @@ fn content(device: &Device, property: impl Fn(&str) -> String) -> Content {
     }
 }
 
-fn text(value: Option<&std::ffi::OsStr>) -> String {
-    value.map_or_else(String::new, |v| v.to_string_lossy().trim().to_owned())
+/// Bytes of a disk with a medium: sysfs counts in 512 whatever the disk does.
+fn size(sectors: &OsStr) -> Option<u64> {
+    let sectors: u64 = sectors.to_str()?.trim().parse().ok()?;
+    sectors.checked_mul(512).filter(|size| *size > 0)
+}
+
+/// What a drive or a file system says of itself, fit to be shown: no control characters, which a
+/// drive may hold to write on the operator's terminal.
+fn text(value: Option<&OsStr>) -> String {
+    let value = value.unwrap_or_default().to_string_lossy();
+    value.replace(char::is_control, "").trim().to_owned()
 }
 
 /// Word of block devices that came, went or changed.
@@ -148,5 +150,31 @@ impl Watch {
                 return Ok(told);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::ffi::OsStrExt;
+
+    #[test]
+    fn whatever_a_drive_says_is_fit_to_be_shown() {
+        bolero::check!().for_each(|bytes| {
+            let value = OsStr::from_bytes(bytes);
+            let shown = text(Some(value));
+            assert!(!shown.contains(char::is_control) && shown.trim() == shown);
+            assert!(size(value).is_none_or(|size| size > 0));
+        });
+    }
+
+    #[test]
+    fn sizes_are_counted_in_sectors_and_none_overflows() {
+        assert_eq!(size(OsStr::new("8\n")), Some(4096));
+        for none in ["0", "", "x", "18446744073709551615", "-1"] {
+            assert_eq!(size(OsStr::new(none)), None);
+        }
+        assert_eq!(text(Some(OsStr::new(" WD\x1b[2J Red\n"))), "WD[2J Red");
+        assert_eq!(text(None), "");
     }
 }

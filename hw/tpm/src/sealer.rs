@@ -285,3 +285,55 @@ fn blob(sealed: &Sealed) -> tss_esapi::Result<(Public, Private)> {
         Private::try_from(bytes(&sealed.private)?)?,
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        HEXLOWER.encode(bytes)
+    }
+
+    /// What stands in the ledger is read before the TPM sees it, by a library in C among others.
+    #[test]
+    fn no_blob_makes_the_reading_panic() {
+        let public = object(Digest::try_from(&[7; 32][..]).unwrap()).unwrap();
+        let public = public.marshall().unwrap();
+        bolero::check!()
+            .with_type::<(Option<u8>, Vec<(u8, u8)>, Vec<u8>, Vec<u8>)>()
+            .for_each(|(keep, changes, more, private)| {
+                let mut bytes = public.clone();
+                bytes.truncate(keep.map_or(public.len(), usize::from));
+                for (at, byte) in changes {
+                    if let Some(old) = bytes.get_mut(usize::from(*at)) {
+                        *old = *byte;
+                    }
+                }
+                let whole = bytes == public;
+                bytes.extend_from_slice(more);
+                let sealed = Sealed {
+                    public: hex(&bytes),
+                    private: hex(private),
+                    srk: String::new(),
+                    pcrs: BTreeMap::new(),
+                };
+                assert!(!whole || blob(&sealed).is_ok());
+                let _ = blob(&sealed);
+            });
+    }
+
+    #[test]
+    fn no_text_makes_the_reading_panic() {
+        bolero::check!()
+            .with_type::<(String, String, Vec<u8>)>()
+            .for_each(|(public, private, pcrs)| {
+                let text = format!(
+                    r#"{{"public":{public:?},"private":{private:?},"srk":"","pcrs":{{}}}}"#
+                );
+                if let Ok(sealed) = serde_json::from_str::<Sealed>(&text) {
+                    let _ = blob(&sealed);
+                }
+                let _ = selection(pcrs);
+            });
+    }
+}

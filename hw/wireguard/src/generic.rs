@@ -235,3 +235,57 @@ pub(crate) fn read_change(value: &[u8]) -> Option<(PeerState, u32)> {
         .unwrap_or(0);
     Some((read_peer(value)?, flags))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::HEADER_LEN;
+
+    /// The attributes of the one peer in a change.
+    fn written(peer: &Peer) -> Vec<u8> {
+        let message = write_change(Writer::new(0, 0), &Change::Set(peer)).finish(1);
+        let (_, value) = attributes(&message[HEADER_LEN..]).next().unwrap();
+        value.to_vec()
+    }
+
+    #[test]
+    fn a_peer_reads_back() {
+        bolero::check!()
+            .with_type::<([u8; KEY_LEN], Option<SocketAddr>, Vec<(IpAddr, u8)>, u16)>()
+            .for_each(|(public, endpoint, allowed, keepalive)| {
+                let peer = Peer {
+                    public: *public,
+                    // flow and scope of an IPv6 endpoint are not read
+                    endpoint: endpoint.map(|e| (e.ip(), e.port()).into()),
+                    allowed: allowed.clone(),
+                    keepalive: *keepalive,
+                };
+                assert_eq!(read_peer(&written(&peer)).unwrap().peer, peer);
+            });
+    }
+
+    /// A peer as the kernel tells it with bytes changed, and bytes of any kind.
+    #[test]
+    fn no_answer_makes_the_reading_panic() {
+        let whole = written(&Peer {
+            public: [7; KEY_LEN],
+            endpoint: Some("[2001:db8::1]:51820".parse().unwrap()),
+            allowed: vec![("fd00::2".parse().unwrap(), 128)],
+            keepalive: 25,
+        });
+        bolero::check!()
+            .with_type::<(Vec<(u8, u8)>, Vec<u8>)>()
+            .for_each(|(changes, bytes)| {
+                let mut like = whole.clone();
+                for (at, byte) in changes {
+                    let at = usize::from(*at) % like.len();
+                    like[at] = *byte;
+                }
+                for bytes in [&like, bytes] {
+                    let _ = read_peer(bytes);
+                    let _ = read_allowed(bytes);
+                    let _ = read_socket_address(bytes);
+                }
+            });
+    }
+}

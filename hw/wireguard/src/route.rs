@@ -48,24 +48,24 @@ pub(crate) fn get_link(line: &mut Line, name: &str) -> Result<Option<Link>, Erro
         .fixed(&link(0, 0, 0))
         .attribute(LINK_NAME, &name_bytes(name));
     let mut found = None;
-    let asked = line.ask(DOING, request, |answer| {
-        let index = u32_at(answer.payload, 4);
-        let kind = answer
-            .payload
-            .get(LINK_LEN..)
-            .and_then(|attributes| find(attributes, LINK_INFO))
-            .and_then(|info| find(info, INFO_KIND))
-            .map(text);
-        found = index.map(|index| Link {
-            index,
-            wireguard: kind.as_deref() == Some("wireguard"),
-        });
-    });
+    let asked = line.ask(DOING, request, |answer| found = read_link(answer.payload));
     match asked {
         Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(None),
         Err(error) => Err(error),
         Ok(()) => found.map(Some).ok_or(Error::Answer(DOING)),
     }
+}
+
+fn read_link(payload: &[u8]) -> Option<Link> {
+    let kind = payload
+        .get(LINK_LEN..)
+        .and_then(|attributes| find(attributes, LINK_INFO))
+        .and_then(|info| find(info, INFO_KIND))
+        .map(text);
+    Some(Link {
+        index: u32_at(payload, 4)?,
+        wireguard: kind.as_deref() == Some("wireguard"),
+    })
 }
 
 pub(crate) fn make_link(line: &mut Line, name: &str) -> Result<(), Error> {
@@ -103,15 +103,18 @@ pub(crate) fn addresses(line: &mut Line, index: u32) -> Result<Vec<(Ipv6Addr, u8
     let request = Writer::new(GET_ADDRESS, F_DUMP).fixed(&fixed);
     let mut found = Vec::new();
     line.ask("reading the uplink's addresses", request, |answer| {
-        let fixed = answer.payload.get(..ADDRESS_LEN).unwrap_or(&[0; 8]);
-        if u32_at(fixed, 4) != Some(index) || fixed[3] == SCOPE_LINK {
-            return;
-        }
-        let octets: Option<[u8; 16]> =
-            find(&answer.payload[ADDRESS_LEN..], ADDRESS).and_then(|value| value.try_into().ok());
-        found.extend(octets.map(|octets| (Ipv6Addr::from(octets), fixed[1])));
+        found.extend(read_address(answer.payload, index));
     })?;
     Ok(found)
+}
+
+fn read_address(payload: &[u8], index: u32) -> Option<(Ipv6Addr, u8)> {
+    let (fixed, attributes) = payload.split_first_chunk::<ADDRESS_LEN>()?;
+    if u32_at(fixed, 4) != Some(index) || fixed[3] == SCOPE_LINK {
+        return None;
+    }
+    let octets: [u8; 16] = find(attributes, ADDRESS)?.try_into().ok()?;
+    Some((Ipv6Addr::from(octets), fixed[1]))
 }
 
 fn address(kind: u16, flags: u16, index: u32, address: Ipv6Addr, prefix: u8) -> Writer {
@@ -146,5 +149,36 @@ pub(crate) fn remove_address(
     match line.ask("taking an old address from the uplink", request, |_| {}) {
         Err(error) if error.errno() == Some(Errno::EADDRNOTAVAIL) => Ok(()),
         result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_answer_makes_the_reading_panic() {
+        bolero::check!()
+            .with_type::<(Vec<u8>, u32)>()
+            .for_each(|(payload, index)| {
+                let _ = read_link(payload);
+                let _ = read_address(payload, *index);
+            });
+    }
+
+    #[test]
+    fn an_answer_cut_short_names_no_address() {
+        for length in 0..ADDRESS_LEN {
+            assert_eq!(read_address(&[0; ADDRESS_LEN][..length], 0), None);
+        }
+    }
+
+    #[test]
+    fn an_address_of_the_interface_is_read_and_others_are_not() {
+        let wanted: Ipv6Addr = "fd00::1".parse().unwrap();
+        let message = address(NEW_ADDRESS, 0, 7, wanted, 48).finish(1);
+        let payload = &message[crate::message::HEADER_LEN..];
+        assert_eq!(read_address(payload, 7), Some((wanted, 48)));
+        assert_eq!(read_address(payload, 8), None);
     }
 }

@@ -118,4 +118,23 @@ mod tests {
         );
         assert!(entry(b"not json").is_none());
     }
+
+    /// Agents and sites have a say in what daemons log, so in `MESSAGE`.
+    #[test]
+    fn no_line_makes_the_reading_panic() {
+        bolero::check!()
+            .with_type::<(String, Vec<u8>, Vec<u8>)>()
+            .for_each(|(message, bytes, line)| {
+                let _ = entry(line);
+                for message in [serde_json::json!(message), serde_json::json!(bytes)] {
+                    let line = serde_json::json!({
+                        "__REALTIME_TIMESTAMP": "1",
+                        "_SYSTEMD_UNIT": "strongroom-keyd.service",
+                        "MESSAGE": message,
+                    });
+                    let fields = entry(line.to_string().as_bytes()).expect("a line of ours");
+                    assert_eq!(fields.required::<String>("daemon").unwrap(), "keyd");
+                }
+            });
+    }
 }

@@ -59,4 +59,38 @@ mod tests {
         super::merge(&mut merged, "[t]\ny = 3".parse().unwrap());
         assert_eq!(merged, "a = 1\n[t]\nx = 1\ny = 3".parse().unwrap());
     }
+
+    /// What an operator writes to /etc: no text makes it panic; what is TOML overrides all of what
+    /// was before it.
+    #[test]
+    fn any_fragment_is_merged_or_refused() {
+        #[derive(serde::Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        #[derive(Default)]
+        struct Settings {
+            _a: u8,
+            _t: Option<toml::Table>,
+        }
+        const PIECES: [&str; 16] = [
+            "a", "_a", "_t", "=", " 1", "300", "\n", "[", "]", ".", "\"", "x", "{", "}", "#", ",",
+        ];
+        bolero::check!()
+            .with_type::<(Vec<u8>, String)>()
+            .for_each(|(pieces, text)| {
+                // few texts at random are TOML; of its pieces some are
+                let pieces = pieces.iter().map(|p| PIECES[usize::from(p % 16)]);
+                for text in [pieces.collect::<String>(), text.clone()] {
+                    let Ok(table) = text.parse::<toml::Table>() else {
+                        continue;
+                    };
+                    let mut merged = "_a = 1\n_t.x = 1".parse::<toml::Table>().unwrap();
+                    super::merge(&mut merged, table.clone());
+                    let once = merged.clone();
+                    super::merge(&mut merged, table);
+                    // compared as text: a NaN is not itself
+                    assert_eq!(merged.to_string(), once.to_string());
+                    let _ = merged.try_into::<Settings>();
+                }
+            });
+    }
 }

@@ -168,7 +168,7 @@ fn no_body_has_two_spellings() {
     bolero::check!()
         .with_type::<(u8, Vec<u8>)>()
         .for_each(|(form, rest)| {
-            let body = [&[VERSION << 4 | form % 8], &rest[..]].concat();
+            let body = [&[(VERSION << 4) | (form % 8)], &rest[..]].concat();
             if let Some(Ok(token)) = Token::read(&body) {
                 let bytes = token.bytes();
                 assert_eq!(bytes[..bytes.len() - CHECKSUM], body);
