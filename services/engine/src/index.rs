@@ -6,9 +6,12 @@
 //! Invariant: what is in the index and not marked broken refers only to what is in the index and
 //! not marked broken (packs are added in an order that keeps it, see [`crate::ingest`]).
 
+mod contained;
+
 use crate::error::{Error, Result};
 use crate::storage::{File, Storage};
-use format::frame::Kind;
+use contained::Contained;
+use format::frame::{Kind, MAX_FRAME};
 use format::pack::Record;
 use format::{Digest, PackId};
 use redb::{
@@ -55,8 +58,9 @@ pub struct Totals {
 }
 
 struct Opened {
-    database: Database,
+    // before the database, which its destructor needs
     chunks: ReadOnlyTable<Key, Value>,
+    database: Contained,
     packs: HashMap<u32, PackId>,
 }
 
@@ -124,30 +128,36 @@ impl Index {
     }
 
     fn open_file(file: Arc<dyn File>, cache: usize) -> Result<Opened, redb::Error> {
-        let database = Database::builder()
-            .set_cache_size(cache)
-            .create_with_backend(Backend(file))?;
-        let transaction = database.begin_write()?;
-        transaction.open_table(CHUNKS)?;
-        transaction.open_table(TOTALS)?;
-        let mut packs = HashMap::new();
-        for row in transaction.open_table(PACKS)?.iter()? {
-            let (number, id) = row?;
-            packs.insert(number.value(), PackId(*id.value()));
-        }
-        transaction.commit()?;
-        let chunks = database.begin_read()?.open_table(CHUNKS)?;
+        let database = Contained::open(file, cache)?;
+        let (chunks, packs) = database.run(|database| {
+            let transaction = database.begin_write()?;
+            transaction.open_table(CHUNKS)?;
+            transaction.open_table(TOTALS)?;
+            let mut packs = HashMap::new();
+            for row in transaction.open_table(PACKS)?.iter()? {
+                let (number, id) = row?;
+                packs.insert(number.value(), PackId(*id.value()));
+            }
+            transaction.commit()?;
+            Ok((database.begin_read()?.open_table(CHUNKS)?, packs))
+        })?;
         Ok(Opened {
-            database,
             chunks,
+            database,
             packs,
         })
     }
 
-    fn with<T>(&self, read: impl FnOnce(&Opened) -> Result<T, redb::Error>) -> Result<T> {
+    fn with<T>(
+        &self,
+        read: impl FnOnce(&Opened, &Database) -> Result<T, redb::Error>,
+    ) -> Result<T> {
         let opened = self.opened.read().unwrap_or_else(PoisonError::into_inner);
         match &*opened {
-            Some(opened) => read(opened).map_err(self.failed()),
+            Some(opened) => opened
+                .database
+                .run(|database| read(opened, database))
+                .map_err(self.failed()),
             None => Err(Error::Index {
                 place: self.storage.place(),
                 reason: "it failed before and was not opened again".into(),
@@ -157,7 +167,7 @@ impl Index {
 
     /// Where this chunk is.
     pub(crate) fn find(&self, digest: &Digest) -> Result<Option<Location>> {
-        self.with(|opened| {
+        self.with(|opened, _| {
             let Some(value) = opened.chunks.get(&digest.0)? else {
                 return Ok(None);
             };
@@ -167,22 +177,21 @@ impl Index {
 
     /// Whether this chunk is there and may be referred to.
     pub(crate) fn usable(&self, digest: &Digest) -> Result<bool> {
-        self.with(|opened| {
-            Ok(opened
-                .chunks
-                .get(&digest.0)?
-                .is_some_and(|v| v.value()[16] & BROKEN == 0))
+        self.with(|opened, _| {
+            let value = opened.chunks.get(&digest.0)?;
+            let location = value.and_then(|v| decode(v.value(), &opened.packs));
+            Ok(location.is_some_and(|location| !location.broken))
         })
     }
 
     /// The packs whose frames are in the index.
     pub(crate) fn packs(&self) -> Result<Vec<PackId>> {
-        self.with(|opened| Ok(opened.packs.values().copied().collect()))
+        self.with(|opened, _| Ok(opened.packs.values().copied().collect()))
     }
 
     /// The chunks that a pack holds, in order of their place.
     pub(crate) fn frames_of(&self, pack: PackId) -> Result<Vec<(Digest, Location)>> {
-        self.with(|opened| {
+        self.with(|opened, _| {
             let mut found = Vec::new();
             for row in opened.chunks.iter()? {
                 let (digest, value) = row?;
@@ -199,8 +208,8 @@ impl Index {
 
     /// Sums over all chunks.
     pub(crate) fn totals(&self) -> Result<Totals> {
-        self.with(|opened| {
-            let table = opened.database.begin_read()?.open_table(TOTALS)?;
+        self.with(|_, database| {
+            let table = database.begin_read()?.open_table(TOTALS)?;
             let sum = |key: u8| Ok::<_, redb::Error>(table.get(key)?.map_or(0, |v| v.value()));
             Ok(Totals {
                 chunks: sum(0)?,
@@ -218,7 +227,12 @@ impl Index {
             {
                 let mut pack_table = transaction.open_table(PACKS)?;
                 let mut chunk_table = transaction.open_table(CHUNKS)?;
-                let first = opened.packs.keys().max().map_or(0, |n| n + 1);
+                let first = match opened.packs.keys().max() {
+                    None => 0,
+                    Some(last) => last.checked_add(1).ok_or_else(|| {
+                        redb::Error::Corrupted("it has a pack of the last number".into())
+                    })?,
+                };
                 let mut rows = Vec::new();
                 for (number, (id, records)) in (first..).zip(packs) {
                     pack_table.insert(number, &id.0)?;
@@ -228,9 +242,12 @@ impl Index {
                 // neighbours in the tree are written together
                 rows.sort_unstable_by_key(|(digest, _)| *digest);
                 for (digest, value) in rows {
-                    let earlier = chunk_table.get(&digest.0)?.map(|v| v.value()[16] & BROKEN);
+                    let earlier = chunk_table
+                        .get(&digest.0)?
+                        .map(|v| decode(v.value(), &opened.packs));
                     match earlier {
-                        Some(0) => continue,
+                        Some(Some(location)) if !location.broken => continue,
+                        // broken, of no pack, or brought twice by these
                         Some(_) => {}
                         None => {
                             sums.chunks += 1;
@@ -243,7 +260,7 @@ impl Index {
                 let mut totals = transaction.open_table(TOTALS)?;
                 for (key, more) in [(0, sums.chunks), (1, sums.unique), (2, sums.stored)] {
                     let before = totals.get(key)?.map_or(0, |v| v.value());
-                    totals.insert(key, before + more)?;
+                    totals.insert(key, before.saturating_add(more))?;
                 }
             }
             Ok(added)
@@ -275,11 +292,11 @@ impl Index {
         change: impl FnOnce(&Opened, &WriteTransaction) -> Result<Vec<(u32, PackId)>, redb::Error>,
     ) -> Result<()> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = self.with(|opened| {
-            let transaction = opened.database.begin_write()?;
+        let result = self.with(|opened, database| {
+            let transaction = database.begin_write()?;
             let added = change(opened, &transaction)?;
             transaction.commit()?;
-            Ok((added, opened.database.begin_read()?.open_table(CHUNKS)?))
+            Ok((added, database.begin_read()?.open_table(CHUNKS)?))
         });
         let mut opened = self.opened.write().unwrap_or_else(PoisonError::into_inner);
         match result {
@@ -312,7 +329,11 @@ fn encode(pack: u32, record: &Record) -> [u8; 17] {
     value
 }
 
+/// Where a row says; `None` for one that nobody wrote.
 fn decode(value: &[u8; 17], packs: &HashMap<u32, PackId>) -> Option<Location> {
+    if number_at(value, 8) > MAX_FRAME as u64 {
+        return None;
+    }
     Some(Location {
         pack: *packs.get(&(number_at(value, 0) as u32))?,
         offset: number_at(value, 4) as u32,
@@ -321,40 +342,4 @@ fn decode(value: &[u8; 17], packs: &HashMap<u32, PackId>) -> Option<Location> {
         kind: Kind::from_number(value[16] & !BROKEN)?,
         broken: value[16] & BROKEN != 0,
     })
-}
-
-/// redb's file, through our storage, so that crash tests reach it.
-struct Backend(Arc<dyn File>);
-
-impl std::fmt::Debug for Backend {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("index file")
-    }
-}
-
-impl redb::StorageBackend for Backend {
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let count = self.0.read_at(out, offset)?;
-        if count == out.len() {
-            Ok(())
-        } else {
-            Err(io::ErrorKind::UnexpectedEof.into())
-        }
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_at(data, offset)
-    }
 }
