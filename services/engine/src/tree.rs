@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::ingest::Ingest;
 use crate::progress::Progress;
 use format::entry::{Entry, Extent};
-use format::extents::{ExtentList, is_valid, length_of};
+use format::extents::{ExtentList, data_of, is_valid, length_of};
 use format::frame::Kind;
 use format::leaf::{Content, LeafBuilder, MAX_INLINE, MAX_LEAF_PATHS};
 use format::node::{Child, Node};
@@ -92,7 +92,7 @@ impl TreeBuilder {
         if self.leaf.count() == 1 {
             self.first_path.clone_from(&entry.path);
         }
-        self.leaf_bytes += entry.size;
+        self.leaf_bytes += entry.content.iter().map(data_of).sum::<u64>();
         let weight = self.leaf.weight();
         let chosen = weight >= LEAF_MIN
             && keys

@@ -89,6 +89,14 @@ pub fn is_valid(extent: &Extent) -> bool {
     }
 }
 
+/// Bytes of data an extent stands for, none for a hole.
+pub fn data_of(extent: &Extent) -> u64 {
+    match extent {
+        Extent::Data { length, .. } => u64::from(*length),
+        Extent::Hole { .. } => 0,
+    }
+}
+
 /// Bytes an extent stands for.
 pub fn length_of(extent: &Extent) -> u64 {
     match extent {

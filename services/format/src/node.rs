@@ -18,7 +18,7 @@ pub struct Child {
     pub first_path: Vec<u8>,
     /// Number of entries below it.
     pub entries: u64,
-    /// Bytes of content below it.
+    /// Bytes of content below it, holes not counted.
     pub bytes: u64,
 }
 

@@ -44,7 +44,7 @@ pub struct Clear {
     pub root: Digest,
     /// Check at the end of that frame as its site wrote it.
     pub root_check: [u8; CHECK_LEN],
-    /// Bytes of all files' content.
+    /// Bytes of all files' content, holes not counted.
     pub logical: u64,
     /// Number of entries.
     pub entries: u64,

@@ -93,6 +93,7 @@ fn matches(
     let mut extents = store.pieces(entry, content).map_err(|e| e.to_string())?;
     let mut at = 0;
     while let Some(extent) = extents.next_extent().map_err(|e| e.to_string())? {
+        let data = format::extents::data_of(&extent);
         let (same, length) = match extent {
             Extent::Data { digest, length } => {
                 let bytes = &mut buffer[..length as usize];
@@ -112,7 +113,7 @@ fn matches(
             ));
         }
         at += length;
-        progress.add_bytes(length);
+        progress.add_bytes(data);
     }
     Ok(())
 }

@@ -122,7 +122,6 @@ impl Restore {
                 }
                 Ok(Item::Piece(Piece::Hole(length))) => {
                     writer.hole(length)?;
-                    progress.add_bytes(length);
                 }
                 Ok(Item::Lost(error)) => {
                     writer.abandon(&format!("{:#}", anyhow::Error::from(error)));
