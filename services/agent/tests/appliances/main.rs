@@ -2,12 +2,15 @@
 //! portald, centred, jobd, engined and the agent, all real; only uplinkd and poold are played,
 //! whose kernel and disks are not here.
 
+mod operator;
 mod rig;
+mod traces;
 
 use contract::{Error, FieldsExt, Options};
 use rig::{Machine, Server, text};
 use std::fs;
 use std::path::Path;
+use traces::{Traces, secrets};
 use zbus::zvariant::Value;
 
 fn tree(dir: &Path) -> std::path::PathBuf {
@@ -67,6 +70,11 @@ async fn the_main_job_from_pairing_to_a_restore_without_the_site() {
         .unwrap();
     assert_same(&tree, &restored);
 
+    let mut secrets = secrets(&site, &code).await;
+    let mut traces = Traces::of(&site).await;
+    traces.add(&dir.path().join("agent"));
+    traces.hold_none_of(&site, &secrets);
+
     // the site is gone
     site.end_all();
     let datastore = site.datastore.clone();
@@ -82,6 +90,10 @@ async fn the_main_job_from_pairing_to_a_restore_without_the_site() {
         .agent(&["backup", tree.to_str().unwrap()])
         .unwrap_err();
     assert!(!refused.is_empty());
+    secrets.push(("the recovery's code", code.into_bytes()));
+    let mut traces = Traces::of(&centre).await;
+    traces.add(&dir.path().join("recovery"));
+    traces.hold_none_of(&centre, &secrets);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -134,6 +146,10 @@ async fn under_client_custody_the_centre_reads_only_with_the_share() {
     let verified = centre.verify(&site.datastore).await.unwrap();
     assert_eq!(verified.required::<u64>("damaged").unwrap(), 0);
     assert!(verified.required::<u64>("frames").unwrap() > 100);
+    let secrets = secrets(&site, &code).await;
+    for machine in [&site, &centre] {
+        Traces::of(machine).await.hold_none_of(machine, &secrets);
+    }
 }
 
 fn fs_entries(tree: &Path) -> u64 {
@@ -172,7 +188,7 @@ async fn engined_waits_in_words_serves_the_contract_and_ends_in_order() {
     assert!(matches!(unknown, Err(Error::NotFound(_))), "{unknown:?}");
     let missing = engine.verify(&"11".repeat(16), Options::new()).await;
     assert!(matches!(missing, Err(Error::NotFound(_))), "{missing:?}");
-    // no key of ours in what it logs, and it says that it stops
+    // it says that it stops
     site.end("engined");
     let log = site.log("engined");
     assert!(log.contains("engined stops"), "{log}");

@@ -7,8 +7,9 @@ use futures_util::StreamExt;
 use nix::sys::signal::Signal;
 use protocol::restore::{Event, Item, Receiver};
 use runtime::testing::{Appliance, program};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -20,7 +21,7 @@ use zbus::zvariant::{Array, OwnedFd, OwnedObjectPath, Value};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Machine {
-    appliance: Appliance,
+    pub(crate) appliance: Appliance,
     pub(crate) bus: zbus::Connection,
     /// Of its portal.
     pub(crate) endpoint: String,
@@ -30,6 +31,8 @@ pub(crate) struct Machine {
     pub(crate) datastore: String,
     /// The client's, under client custody.
     pub(crate) share: String,
+    /// By which it enrolled.
+    pub(crate) token: String,
     running: Vec<String>,
     _played: zbus::Connection,
     _tpm: Swtpm,
@@ -72,6 +75,7 @@ impl Machine {
             custody: String::new(),
             datastore: String::new(),
             share: String::new(),
+            token: String::new(),
             running: Vec::new(),
             _tpm: tpm,
         };
@@ -136,10 +140,16 @@ impl Machine {
             .await
             .unwrap();
         let result = self.ended("Enrol1", &job).await.unwrap();
+        self.token = token;
         self.datastore = text(&result, "datastore");
         if centre.custody == "client" {
             self.share = text(&result, "client_share");
         }
+        self.joined(centre).await;
+    }
+
+    /// What follows an enrolment here, where no tunnel is.
+    pub(crate) async fn joined(&mut self, centre: &Machine) {
         // the played uplink has no route, so portald is told where the tunnel would end
         self.configure_portal(&centre.tunnel);
         self.end("portald");
@@ -258,15 +268,18 @@ impl Machine {
 
     /// Waits until the definition's agent is connected.
     pub(crate) async fn attached(&self, name: &str) {
+        let jobs = self.jobs().await;
+        let all = jobs.definitions().await.unwrap();
+        let agent = text(
+            all.iter().find(|d| text(d, "name") == name).unwrap(),
+            "agent",
+        );
+        let mut changes = jobs.receive_connected_changed().await;
         let connected = async {
-            loop {
-                let all = self.jobs().await.definitions().await.unwrap();
-                let one = all.iter().find(|d| text(d, "name") == name).unwrap();
-                if one.required::<bool>("connected").unwrap() {
+            while let Some(change) = changes.next().await {
+                if change.get().await.unwrap().contains(&agent) {
                     return;
                 }
-                // jobd has no signal for it
-                tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
         tokio::time::timeout(PATIENCE, connected)
@@ -325,9 +338,8 @@ impl Drop for Serving {
 impl Server {
     pub(crate) fn pair(state: PathBuf, endpoint: &str, code: &str) -> Server {
         let server = Server { state };
-        server
-            .agent(&["pair", endpoint, "--code", code, "--name", "server"])
-            .unwrap();
+        let pair = server.command(&["pair", endpoint, "--name", "server"]);
+        answering(pair, code).unwrap();
         server
     }
 
@@ -339,17 +351,29 @@ impl Server {
 
     /// Runs a command; its output, or what it said when it failed.
     pub(crate) fn agent(&self, arguments: &[&str]) -> Result<String, String> {
-        let output = self.command(arguments).output().unwrap();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let (out, err) = (text(&output.stdout), text(&output.stderr));
-        match output.status.code() {
-            Some(0) => Ok(out),
-            code => Err(format!("{arguments:?} ended with {code:?}: {err}{out}")),
-        }
+        answering(self.command(arguments), "")
     }
 
     pub(crate) fn serve(&self) -> Serving {
         Serving(self.command(&["serve"]).spawn().unwrap())
+    }
+}
+
+/// Runs a command that is given `input`; its output, or what it said when it failed.
+pub(crate) fn answering(mut command: Command, input: &str) -> Result<String, String> {
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // one that does not want it may have closed its end
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    match output.status.code() {
+        Some(0) => Ok(out),
+        code => Err(format!("{command:?} ended with {code:?}: {err}{out}")),
     }
 }
 

@@ -38,10 +38,11 @@ impl Share {
 pub(super) fn ask(what: &str, shown: bool) -> Result<Zeroizing<String>> {
     let input = stdin();
     let terminal = input.is_terminal();
+    // before the question, whose answer may come at once
+    let hidden = (terminal && !shown).then(Hidden::new).transpose()?;
     if terminal {
         eprint!("{what}: ");
     }
-    let hidden = (terminal && !shown).then(Hidden::new).transpose()?;
     let input = File::from(input.as_fd().try_clone_to_owned()?);
     let line = line(input).with_context(|| format!("{what} cannot be read"))?;
     drop(hidden);
