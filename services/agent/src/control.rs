@@ -218,6 +218,8 @@ impl<S: Stream> Session<S> {
                     cancelled = true;
                     let message = self.machine.cancel();
                     match &self.stop {
+                        // later stages of a run are jobd's, whether this service stops or not
+                        Some(_) if serves && self.work.is_none() => return Err(Error::Cancelled),
                         // jobd hears how the backup ended
                         Some(stop) if message.is_some() => stop.cancel(),
                         _ => return Err(Error::Cancelled),
