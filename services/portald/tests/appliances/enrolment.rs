@@ -76,7 +76,11 @@ async fn a_token_that_is_mistyped_unknown_used_or_expired_says_so() {
     let token = centre.token("Acme", "Main street").await;
     let site = Machine::new().await;
 
-    let wrong = if token[6..].starts_with('3') { '4' } else { '3' };
+    let wrong = if token[6..].starts_with('3') {
+        '4'
+    } else {
+        '3'
+    };
     let mistyped = format!("{}{wrong}{}", &token[..6], &token[7..]);
     match site.join(&mistyped).await {
         Err(Error::TokenInvalid(text)) => assert!(text.contains("group 2"), "{text}"),

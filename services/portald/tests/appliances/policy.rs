@@ -97,7 +97,13 @@ pub(crate) fn as_its_user(appliance: &Appliance, daemon: &str) -> PathBuf {
     // below /tmp, as that user may not look into where the workspace is
     let copy = appliance.path(format!("{daemon}.program"));
     if !copy.exists() {
-        std::fs::copy(program(daemon), &copy).unwrap();
+        // by a program: a copy open here for writing, inherited by what another test starts just
+        // now, could not be run ("Text file busy")
+        let cp = std::process::Command::new("cp")
+            .arg(program(daemon))
+            .arg(&copy)
+            .status();
+        assert!(cp.unwrap().success());
     }
     let start = appliance.path(format!("strongroom-{daemon}"));
     let script = format!(
