@@ -26,7 +26,9 @@ pub enum Error {
         source: Errno,
     },
     /// The socket failed.
-    #[error("{doing} got no answer from the kernel")]
+    #[error(
+        "{doing} got no answer from the kernel; it is tried again, restart the machine if this stays"
+    )]
     Socket {
         /// What was asked.
         doing: &'static str,
@@ -34,7 +36,9 @@ pub enum Error {
         source: Errno,
     },
     /// It answered something of another form.
-    #[error("{0} was answered by the kernel in a form this program does not know")]
+    #[error(
+        "{0} was answered by the kernel in a form this program does not know; update this appliance"
+    )]
     Answer(&'static str),
 }
 

@@ -30,6 +30,8 @@ pub(crate) fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, Error> {
     let mut bytes = Zeroizing::new([0; N]);
     ring::rand::SystemRandom::new()
         .fill(&mut bytes[..])
-        .map_err(|_| Error::Failed("the system gives no random bytes".into()))?;
+        .map_err(|_| {
+            Error::Failed("the kernel gave no random bytes; restart the machine".into())
+        })?;
     Ok(bytes)
 }

@@ -2,7 +2,7 @@
 
 use crate::authority::Chain;
 use crate::signer::{Kind, Signer, generate};
-use crate::store::{Changes, Store};
+use crate::store::{Changes, Store, damaged};
 use crate::wrap::{self, Key, Secret};
 use contract::Error;
 use serde::{Deserialize, Serialize};
@@ -159,9 +159,9 @@ pub(crate) fn agents(store: &Store) -> Result<Vec<(String, Agent)>, Error> {
     store
         .names("agent/")
         .map(|id| {
-            let agent = store.get_json(&format!("agent/{id}"))?;
-            let agent = agent.ok_or_else(|| Error::Failed("an agent vanished".into()))?;
-            Ok((id.to_owned(), agent))
+            let name = format!("agent/{id}");
+            let agent = store.get_json(&name)?;
+            Ok((id.to_owned(), agent.ok_or_else(|| damaged(&name))?))
         })
         .collect()
 }

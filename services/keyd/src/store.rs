@@ -201,7 +201,7 @@ fn check(root: &Key, entries: &BTreeMap<String, String>) -> hmac::Tag {
     hmac::sign(&mac_key(root), &encoded(entries))
 }
 
-fn damaged(name: &str) -> Error {
+pub(crate) fn damaged(name: &str) -> Error {
     Error::Damaged(format!(
         "the entry {name} of the key store is damaged; restore the store from a copy"
     ))

@@ -12,14 +12,15 @@ pub const MAX_KEY: usize = 4096;
 /// The read end of a pipe that holds `key` and then ends.
 pub fn give_key(key: &[u8]) -> Result<OwnedFd, Error> {
     if key.len() > MAX_KEY {
-        return Err(Error::Failed("a key is longer than a pipe carries".into()));
+        return Err(too_long());
     }
-    let (read, write) =
-        std::io::pipe().map_err(|e| Error::Failed(format!("no pipe for a key: {e}")))?;
-    let mut write = write;
-    write
-        .write_all(key)
-        .map_err(|e| Error::Failed(format!("a key could not be handed over: {e}")))?;
+    let failed = |e| {
+        Error::Failed(format!(
+            "no key could be handed over ({e}); restart the appliance"
+        ))
+    };
+    let (read, mut write) = std::io::pipe().map_err(failed)?;
+    write.write_all(key).map_err(failed)?;
     Ok(read.into())
 }
 
@@ -34,20 +35,35 @@ pub fn take_key(pipe: impl Into<OwnedFd>) -> Result<Zeroizing<Vec<u8>>, Error> {
             Ok(0) => break,
             Ok(n) => filled += n,
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(Error::Failed(format!("a key could not be read: {e}"))),
+            Err(e) => {
+                return Err(Error::Failed(format!(
+                    "the key that was handed over could not be read ({e}); try again"
+                )));
+            }
         }
         if filled > MAX_KEY {
-            return Err(Error::Failed("a key is longer than a pipe carries".into()));
+            return Err(too_long());
         }
     }
     key.truncate(filled);
     Ok(key)
 }
 
+fn too_long() -> Error {
+    Error::Failed(format!(
+        "a key of more than {MAX_KEY} bytes goes through no pipe; whoever gave it is to be updated"
+    ))
+}
+
+fn session(error: std::io::Error) -> Error {
+    Error::Failed(format!(
+        "no socket for a session ({error}); try again, and restart the appliance if it stays so"
+    ))
+}
+
 /// A connected pair of stream sockets: ours, and the end to hand over the bus.
 pub fn stream_pair() -> Result<(UnixStream, OwnedFd), Error> {
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair()
-        .map_err(|e| Error::Failed(format!("no socket pair for a session: {e}")))?;
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(session)?;
     Ok((adopt(ours)?, theirs.into()))
 }
 
@@ -60,7 +76,7 @@ fn adopt(stream: std::os::unix::net::UnixStream) -> Result<UnixStream, Error> {
     stream
         .set_nonblocking(true)
         .and_then(|()| UnixStream::from_std(stream))
-        .map_err(|e| Error::Failed(format!("a session's socket is not usable: {e}")))
+        .map_err(session)
 }
 
 #[cfg(test)]

@@ -88,7 +88,8 @@ async fn ask(
     let stream = match portal.dial("time", options.into()).await {
         Err(Error::ZBus(error)) => {
             return Err(Error::NotReady(format!(
-                "portald does not answer ({error})"
+                "portald does not answer ({error}), so the centre cannot be asked for the time; \
+                 it is asked again by itself, see strongroom log if this stays"
             )));
         }
         answer => answer?,

@@ -265,9 +265,11 @@ impl Worker {
             let bytes = runtime::pipe::take_key(pipe)?;
             let mut key = Zeroizing::new([0; KEY_LEN]);
             if bytes.len() != key.len() {
-                return Err(Error::Failed(
-                    "keyd gave an uplink key of another length".into(),
-                ));
+                return Err(Error::Damaged(format!(
+                    "keyd gave an uplink key of {} bytes, not of {KEY_LEN}; restore keyd's store \
+                     from a copy",
+                    bytes.len()
+                )));
             }
             key.copy_from_slice(&bytes);
             Ok(key)

@@ -37,6 +37,25 @@ fn a_tenants_name_is_unique_and_making_it_again_changes_nothing() {
     assert_eq!(book, before);
 }
 
+/// Names come from the bus, and go to terminals, certificates and logs.
+#[test]
+fn only_what_can_be_shown_becomes_a_name() {
+    bolero::check!()
+        .with_type::<(String, String)>()
+        .for_each(|(tenant, site)| {
+            let fits = |name: &str| {
+                (1..=64).contains(&name.chars().count())
+                    && !name.contains(char::is_control)
+                    && name.trim() == name
+            };
+            let mut book = Book::default();
+            let made = book.create_tenant("t1".into(), tenant, Custody::Msp);
+            assert_eq!(made.is_ok(), fits(tenant));
+            let made = book.create_token("h".into(), "t1", "i".into(), site, (0, HOUR));
+            assert_eq!(made.is_ok(), fits(tenant) && fits(site));
+        });
+}
+
 #[test]
 fn a_token_is_bound_to_who_came_first_and_goes_on_after_it_expired() {
     let mut book = book();

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 /// keyd's process.
-async fn pid(rig: &Rig) -> u32 {
+pub(crate) async fn pid(rig: &Rig) -> u32 {
     let bus = zbus::fdo::DBusProxy::new(rig.keys.inner().connection())
         .await
         .unwrap();
@@ -66,15 +66,8 @@ async fn no_copy_of_a_key_stays_behind() {
     site.keys.issue_agent("a", &csr, "backup").await.unwrap();
     site.keys.sign("session", b"x").await.unwrap();
     let identity = taken(site.keys.site_identity().await.map(|(_, key)| key))[16..48].to_vec();
-    let store = ledger::Ledger::<serde_json::Value>::open(site.state_dir().join("store")).unwrap();
-    let sealed: tpm::Sealed =
-        serde_json::from_value(store.state.unwrap()["sealed"].clone()).unwrap();
-    let root = tpm::Sealer::new(&site.tpm.tcti())
-        .unwrap()
-        .unseal(&sealed)
-        .unwrap();
     let secrets = [
-        ("root", root.to_vec()),
+        ("root", site.root().to_vec()),
         (
             "pool",
             taken(

@@ -70,6 +70,34 @@ impl Rig {
         self.appliance.path("var/lib/strongroom/keyd")
     }
 
+    fn store(&self) -> serde_json::Value {
+        let store = ledger::Ledger::open(self.state_dir().join("store")).unwrap();
+        store.state.unwrap()
+    }
+
+    /// The root key, by the TPM.
+    pub(crate) fn root(&self) -> zeroize::Zeroizing<[u8; 32]> {
+        let sealed: tpm::Sealed = serde_json::from_value(self.store()["sealed"].clone()).unwrap();
+        let sealer = tpm::Sealer::new(&self.tpm.tcti()).unwrap();
+        sealer.unseal(&sealed).unwrap()
+    }
+
+    /// An entry of the store in clear, as `src/wrap.rs` says it is wrapped.
+    pub(crate) fn entry(&self, name: &str) -> Vec<u8> {
+        use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+        use ring::hkdf::{HKDF_SHA256, Salt};
+        let text = self.store()["entries"][name].as_str().unwrap().to_owned();
+        let mut bytes = data_encoding::BASE64.decode(text.as_bytes()).unwrap();
+        let context = format!("entry\0{name}").into_bytes();
+        let extracted = Salt::new(HKDF_SHA256, b"strongroom wrap v1").extract(&self.root()[..]);
+        let info = [&context[..]];
+        let key: UnboundKey = extracted.expand(&info, &AES_256_GCM).unwrap().into();
+        let (nonce, sealed) = bytes.split_at_mut(NONCE_LEN);
+        let nonce = Nonce::try_assume_unique_for_key(nonce).unwrap();
+        let opened = LessSafeKey::new(key).open_in_place(nonce, Aad::from(context), sealed);
+        opened.unwrap().to_vec()
+    }
+
     /// Whatever keyd wrote anywhere: state and log.
     pub(crate) fn written(&self) -> Vec<u8> {
         let mut all = self.appliance.log(FILE).into_bytes();
