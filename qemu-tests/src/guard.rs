@@ -151,7 +151,8 @@ pub fn keep(dir: &Path) -> Result<i32> {
     });
     let status = qemu.wait().map_err(Error::io("waiting for QEMU"))?;
     if let Some(mut tpm) = tpm {
-        // It writes its state as it goes and ends when QEMU does.
+        // It writes its state as it goes, and ends when QEMU does if that had got as far as using it.
+        let _ = kill(Pid::from_raw(tpm.id().cast_signed()), Signal::SIGTERM);
         tpm.wait().map_err(Error::io("waiting for swtpm"))?;
     }
     Ok(status

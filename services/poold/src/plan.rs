@@ -298,7 +298,8 @@ fn in_use(array: Option<&Array>, members: &[&Member], view: &View, memory: &Memo
     if gone || broken {
         return lost();
     }
-    let Some(array) = array.filter(|a| a.missing() > 0 || a.slots.iter().any(|s| !s.present)) else {
+    let Some(array) = array.filter(|a| a.missing() > 0 || a.slots.iter().any(|s| !s.present))
+    else {
         return Verdict {
             state: State::Mounted,
             ..Verdict::default()

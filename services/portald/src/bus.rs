@@ -64,7 +64,8 @@ pub(crate) async fn listening_changed(bus: &zbus::Connection) {
     let server = bus.object_server();
     // before the object is there, nobody could have read an earlier value
     if let Ok(object) = server.interface::<_, Bus>("/org/strongroom/Portal1").await {
-        let portal = object.get().await;
+        // one at a time: of two doors that open at once, the later signal has to say both
+        let portal = object.get_mut().await;
         let _ = portal.listening_changed(object.signal_emitter()).await;
     }
 }
