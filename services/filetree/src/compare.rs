@@ -33,7 +33,7 @@ pub struct Difference {
 pub struct Comparison {
     /// Entries that are in both trees, the roots included.
     pub entries: u64,
-    /// Bytes of content compared, holes included.
+    /// Bytes of content compared, holes of both not counted.
     pub bytes: u64,
     /// In what the trees differ, the first [`MAX_LISTED`].
     pub differences: Vec<Difference>,
@@ -229,8 +229,8 @@ impl Job {
                 ));
             }
             at += read_a as u64;
+            self.done.bytes += read_a as u64;
         }
-        self.done.bytes += at;
         if a.holes != b.holes && self.done.information.len() < MAX_LISTED {
             let (a, b) = (a.holes, b.holes);
             self.done.information.push(Difference {
