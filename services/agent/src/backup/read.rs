@@ -211,11 +211,7 @@ impl Reader {
 
 /// Bytes of content without its holes, which cost nobody any time.
 pub(super) fn data_of(content: &[Extent]) -> u64 {
-    let length = |extent: &Extent| match extent {
-        Extent::Data { length, .. } => u64::from(*length),
-        Extent::Hole { .. } => 0,
-    };
-    content.iter().map(length).sum()
+    content.iter().map(format::extents::data_of).sum()
 }
 
 fn unreadable(path: &[u8], error: &std::io::Error) -> Problem {
