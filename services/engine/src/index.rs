@@ -6,11 +6,9 @@
 //! Invariant: what is in the index and not marked broken refers only to what is in the index and
 //! not marked broken (packs are added in an order that keeps it, see [`crate::ingest`]).
 
-mod contained;
-
+use crate::contained::Contained;
 use crate::error::{Error, Result};
 use crate::storage::{File, Storage};
-use contained::Contained;
 use format::frame::{Kind, MAX_FRAME};
 use format::pack::Record;
 use format::{Digest, PackId};
@@ -128,7 +126,7 @@ impl Index {
     }
 
     fn open_file(file: Arc<dyn File>, cache: usize) -> Result<Opened, redb::Error> {
-        let database = Contained::open(file, cache)?;
+        let database = Contained::open(Backend(file), cache)?;
         let (chunks, packs) = database.run(|database| {
             let transaction = database.begin_write()?;
             transaction.open_table(CHUNKS)?;
@@ -312,6 +310,42 @@ impl Index {
                 Err(error)
             }
         }
+    }
+}
+
+/// redb's file, through our storage, so that crash tests reach it.
+struct Backend(Arc<dyn File>);
+
+impl std::fmt::Debug for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("index file")
+    }
+}
+
+impl redb::StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let count = self.0.read_at(out, offset)?;
+        if count == out.len() {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::UnexpectedEof.into())
+        }
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write_at(data, offset)
     }
 }
 

@@ -16,6 +16,7 @@
 //! Another process is kept out by the storage's lock.
 
 mod compress;
+mod contained;
 mod core;
 mod error;
 mod index;
@@ -32,6 +33,7 @@ mod tree;
 mod verify;
 mod writer;
 
+pub use crate::contained::Contained;
 pub use crate::core::Options;
 pub use error::{Error, Result};
 pub use index::Totals;

@@ -5,11 +5,15 @@
 //! It can be lost: the agent then sends again what the store has, and nothing is stored twice.
 //! What it says is held against the store before it is believed.
 
+use engine::Contained;
 use format::Digest;
-use redb::{Builder, Database, Durability, ReadableDatabase, TableDefinition};
+use redb::backends::FileBackend;
+use redb::{Durability, ReadableDatabase, TableDefinition};
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Agent's digest → store's digest and the chunk's length (u32, little-endian).
@@ -47,58 +51,72 @@ impl Chunk {
 
 /// What one agent has brought. Several backups of it may run at once.
 pub(crate) struct Known {
-    database: Database,
+    path: PathBuf,
+    database: Contained,
+    /// The file was found damaged; it goes when it is closed.
+    damaged: AtomicBool,
     fresh: Mutex<HashMap<Digest, Chunk>>,
 }
 
-fn failed(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
-    let error: redb_error::Boxed = Box::new(error);
-    match redb_error::io(&*error) {
-        Some(kind) => io::Error::new(kind, error),
-        None => io::Error::other(error),
+/// A full disk stays to be told from a damaged file.
+fn failed(error: redb::Error) -> io::Error {
+    match error {
+        redb::Error::Io(error) => error,
+        other => io::Error::other(other),
     }
 }
 
-mod redb_error {
-    //! A full disk is told from a damaged file by the I/O error below redb's.
-    use std::error::Error;
-    use std::io::ErrorKind;
-
-    pub(super) type Boxed = Box<dyn Error + Send + Sync>;
-
-    pub(super) fn io(error: &(dyn Error + 'static)) -> Option<ErrorKind> {
-        let mut next = Some(error);
-        while let Some(error) = next {
-            if let Some(io) = error.downcast_ref::<std::io::Error>() {
-                return Some(io.kind());
-            }
-            if let Some(redb::StorageError::Io(io)) = error.downcast_ref() {
-                return Some(io.kind());
-            }
-            next = error.source();
-        }
-        None
+/// Whether the file is at fault, and not the disk or another user of it.
+fn is_damage(error: &redb::Error) -> bool {
+    use redb::Error as E;
+    match error {
+        E::Io(io) => matches!(
+            io.kind(),
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+        ),
+        E::Corrupted(_)
+        | E::UpgradeRequired(_)
+        | E::RepairAborted
+        | E::TableTypeMismatch { .. }
+        | E::TableIsMultimap(_)
+        | E::TypeDefinitionChanged { .. } => true,
+        _ => false,
     }
 }
 
 impl Known {
-    /// Opens the file, or begins anew when there is none or it cannot be read.
+    /// Opens the file, or begins anew when there is none or it is damaged.
     fn open(path: &Path) -> io::Result<Self> {
-        let open = || Builder::new().set_cache_size(CACHE).create(path);
-        let database = match open() {
+        let opened = Self::try_open(path);
+        match opened {
             Err(error) if is_damage(&error) => {
                 tracing::warn!("{} begins anew: {error}", path.display());
                 std::fs::remove_file(path)?;
-                open()
+                Self::try_open(path)
             }
             opened => opened,
-        };
-        let known = Self {
-            database: database.map_err(failed)?,
+        }
+        .map_err(failed)
+    }
+
+    fn try_open(path: &Path) -> Result<Self, redb::Error> {
+        let mut options = File::options();
+        let file = options.read(true).write(true).create(true).truncate(false);
+        let backend = FileBackend::new(file.open(path)?)?;
+        let database = Contained::open(backend, CACHE)?;
+        write(&database, &HashMap::new(), Durability::None)?;
+        Ok(Self {
+            path: path.into(),
+            database,
+            damaged: AtomicBool::new(false),
             fresh: Mutex::default(),
-        };
-        known.write(&HashMap::new())?;
-        Ok(known)
+        })
+    }
+
+    /// Notes what is wrong with the file for when it is closed.
+    fn told(&self, error: redb::Error) -> io::Error {
+        self.damaged.fetch_or(is_damage(&error), Relaxed);
+        failed(error)
     }
 
     /// The chunk of this agent's digest.
@@ -106,10 +124,12 @@ impl Known {
         if let Some(chunk) = self.fresh().get(digest) {
             return Ok(Some(*chunk));
         }
-        let read = self.database.begin_read().map_err(failed)?;
-        let table = read.open_table(CHUNKS).map_err(failed)?;
-        let found = table.get(&digest.0).map_err(failed)?;
-        Ok(found.map(|bytes| Chunk::from_bytes(bytes.value())))
+        let found = self.database.run(|database| {
+            let table = database.begin_read()?.open_table(CHUNKS)?;
+            let found = table.get(&digest.0)?;
+            Ok(found.map(|bytes| Chunk::from_bytes(bytes.value())))
+        });
+        found.map_err(|error| self.told(error))
     }
 
     /// Notes a chunk the agent has brought.
@@ -132,22 +152,10 @@ impl Known {
     }
 
     fn write_out(&self, batch: &HashMap<Digest, Chunk>) -> io::Result<()> {
-        self.write(batch)?;
+        // it may be lost, so it need not wait for the disk
+        write(&self.database, batch, Durability::None).map_err(|error| self.told(error))?;
         self.fresh().retain(|digest, _| !batch.contains_key(digest));
         Ok(())
-    }
-
-    fn write(&self, batch: &HashMap<Digest, Chunk>) -> io::Result<()> {
-        let mut write = self.database.begin_write().map_err(failed)?;
-        // it may be lost, so it need not wait for the disk
-        write.set_durability(Durability::None).map_err(failed)?;
-        {
-            let mut table = write.open_table(CHUNKS).map_err(failed)?;
-            for (digest, chunk) in batch {
-                table.insert(&digest.0, &chunk.to_bytes()).map_err(failed)?;
-            }
-        }
-        write.commit().map_err(failed)
     }
 
     fn fresh(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Chunk>> {
@@ -155,31 +163,38 @@ impl Known {
     }
 }
 
+fn write(
+    database: &Contained,
+    batch: &HashMap<Digest, Chunk>,
+    durability: Durability,
+) -> Result<(), redb::Error> {
+    database.run(|database| {
+        let mut write = database.begin_write()?;
+        write.set_durability(durability)?;
+        {
+            let mut table = write.open_table(CHUNKS)?;
+            for (digest, chunk) in batch {
+                table.insert(&digest.0, &chunk.to_bytes())?;
+            }
+        }
+        Ok(write.commit()?)
+    })
+}
+
 impl Drop for Known {
     fn drop(&mut self) {
         // what was brought and not committed need not be brought again either
-        let kept = self.flush().and_then(|()| {
-            let mut write = self.database.begin_write().map_err(failed)?;
-            write
-                .set_durability(Durability::Immediate)
-                .map_err(failed)?;
-            write.commit().map_err(failed)
-        });
+        let kept = if *self.damaged.get_mut() {
+            std::fs::remove_file(&self.path)
+        } else {
+            let batch = self.fresh().clone();
+            write(&self.database, &batch, Durability::Immediate).map_err(failed)
+        };
         if let Err(error) = kept {
             tracing::warn!(
                 "what an agent brought could not be noted, it sends that again: {error}"
             );
         }
-    }
-}
-
-/// Whether the file is at fault, and not the disk or another user of it.
-fn is_damage(error: &redb::DatabaseError) -> bool {
-    use redb::{DatabaseError as E, StorageError};
-    match error {
-        E::Storage(StorageError::Io(io)) => io.kind() == io::ErrorKind::InvalidData,
-        E::Storage(StorageError::Corrupted(_)) | E::UpgradeRequired(_) | E::RepairAborted => true,
-        _ => false,
     }
 }
 
@@ -255,6 +270,11 @@ impl Drop for InUse {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+    use std::sync::LazyLock;
 
     fn chunk(n: u32) -> Chunk {
         Chunk {
@@ -319,20 +339,65 @@ mod tests {
         }
     }
 
+    fn only_file(dir: &Path) -> PathBuf {
+        let mut files = std::fs::read_dir(dir).unwrap();
+        files.next().unwrap().unwrap().path()
+    }
+
     #[test]
-    fn a_damaged_file_begins_anew() {
+    fn a_file_that_is_none_of_ours_begins_anew() {
         let dir = tempfile::tempdir().unwrap();
         let all = KnownOfAll::new(dir.path().into());
         drop(all.of("a").unwrap());
-        let file = std::fs::read_dir(dir.path())
-            .unwrap()
-            .next()
-            .unwrap()
-            .unwrap()
-            .path();
-        std::fs::write(&file, b"no database").unwrap();
+        std::fs::write(only_file(dir.path()), b"no database").unwrap();
         let known = all.of("a").unwrap();
         known.add(name(1), chunk(1)).unwrap();
         assert_eq!(known.find(&name(1)).unwrap(), Some(chunk(1)));
+    }
+
+    /// A file of some chunks, as it lies there.
+    static WRITTEN: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let known = KnownOfAll::new(dir.path().into()).of("a").unwrap();
+        (0..500).for_each(|n| known.add(name(n), chunk(n)).unwrap());
+        drop(known);
+        std::fs::read(only_file(dir.path())).unwrap()
+    });
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100))]
+        #[test]
+        fn a_damaged_file_costs_one_session_at_most(
+            flips in vec((any::<bool>(), any::<Index>(), 0u8..8), 1..6),
+            cut in option::weighted(0.1, any::<Index>()),
+        ) {
+            let mut bytes = WRITTEN.clone();
+            let written: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != 0).collect();
+            for (head, at, bit) in flips {
+                let at = if head { at.index(512) } else { written[at.index(written.len())] };
+                bytes[at] ^= 1 << bit;
+            }
+            bytes.truncate(cut.map_or(bytes.len(), |cut| cut.index(bytes.len())));
+            let dir = tempfile::tempdir().unwrap();
+            let all = KnownOfAll::new(dir.path().into());
+            drop(all.of("a").unwrap());
+            std::fs::write(only_file(dir.path()), bytes).unwrap();
+            let use_it = || {
+                let known = all.of("a")?;
+                for n in 0..500 {
+                    known.find(&name(n))?;
+                }
+                (1000..1100).try_for_each(|n| known.add(name(n), chunk(n)))?;
+                known.flush()?;
+                (1000..1100).try_for_each(|n| {
+                    assert_eq!(known.find(&name(n))?, Some(chunk(n)));
+                    Ok(())
+                })
+            };
+            let first: io::Result<()> = use_it();
+            if first.is_err() {
+                use_it().unwrap();
+            }
+        }
     }
 }

@@ -6,6 +6,7 @@
 
 use filetree::walk::Fingerprint;
 use format::entry::{Entry, Extent};
+use format::extents::length_of;
 use protocol::entry::Run;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
@@ -14,10 +15,14 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 const MAGIC: &[u8; 8] = b"SRSEEN\x01\n";
-/// Bytes before the first record: magic, key check, bytes of content in the whole.
-const HEADER: usize = 8 + 16 + 8;
+/// Bytes before the first record: magic, key check, bytes of content in the whole, and their CRC.
+const HEADER: usize = 8 + 16 + 8 + 4;
 /// Longest record: what a file of some TB takes.
 const MAX_RECORD: usize = 1 << 30;
+
+fn crc_of(bytes: &[u8]) -> [u8; 4] {
+    crc32fast::hash(bytes).to_le_bytes()
+}
 
 /// Tells digests of another key from ours.
 pub(super) fn key_check(digest_key: &[u8; 32]) -> [u8; 16] {
@@ -60,11 +65,12 @@ impl Reader {
         let mut header = [0; HEADER];
         file.read_exact(&mut header).ok()?;
         let (magic, rest) = header.split_first_chunk::<8>()?;
-        let (check, total) = rest.split_first_chunk::<16>()?;
-        if magic != MAGIC || *check != key_check {
+        let (check, rest) = rest.split_first_chunk::<16>()?;
+        let (total, crc) = rest.split_first_chunk::<8>()?;
+        if magic != MAGIC || *check != key_check || crc != crc_of(total) {
             return None;
         }
-        let total = u64::from_le_bytes(*total.first_chunk()?);
+        let total = u64::from_le_bytes(*total);
         let mut reader = Self {
             file,
             total,
@@ -94,11 +100,13 @@ impl Reader {
         }
         let record = self.next.take()?;
         self.advance();
-        record
-            .runs
-            .into_iter()
-            .map(|run| run.check().ok())
-            .collect()
+        let mut size = 0_u64;
+        let runs = record.runs.into_iter().map(|run| {
+            let extent = run.check().ok()?;
+            size = size.checked_add(length_of(&extent))?;
+            Some(extent)
+        });
+        runs.collect()
     }
 
     fn advance(&mut self) {
@@ -118,7 +126,7 @@ impl Reader {
             .take(length as u64)
             .read_to_end(&mut bytes)
             .ok()?;
-        let whole = bytes.len() == length && crc32fast::hash(&bytes).to_le_bytes() == *check;
+        let whole = bytes.len() == length && crc_of(&bytes) == *check;
         whole.then(|| postcard::from_bytes(&bytes).ok()).flatten()
     }
 }
@@ -148,7 +156,7 @@ impl Writer {
             .mode(0o600)
             .open(&temporary);
         let mut file = BufWriter::with_capacity(1 << 18, file.ok()?);
-        let header = [&MAGIC[..], &key_check, &[0; 8]].concat();
+        let header = [&MAGIC[..], &key_check, &[0; 8 + 4]].concat();
         file.write_all(&header).ok()?;
         Some(Self {
             path: path.into(),
@@ -176,9 +184,7 @@ impl Writer {
         self.file
             .write_all(&(bytes.len() as u32).to_le_bytes())
             .ok()?;
-        self.file
-            .write_all(&crc32fast::hash(&bytes).to_le_bytes())
-            .ok()?;
+        self.file.write_all(&crc_of(&bytes)).ok()?;
         self.file.write_all(&bytes).ok()
     }
 
@@ -187,7 +193,9 @@ impl Writer {
     pub(super) fn finish(mut self, total: u64) {
         let mut write = || -> std::io::Result<()> {
             self.file.seek(SeekFrom::Start(8 + 16))?;
-            self.file.write_all(&total.to_le_bytes())?;
+            let total = total.to_le_bytes();
+            self.file
+                .write_all(&[&total[..], &crc_of(&total)].concat())?;
             self.file.flush()?;
             self.file.get_ref().sync_all()?;
             fs::rename(&self.temporary, &self.path)
@@ -212,8 +220,10 @@ impl Drop for Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use filetree::walk::{Options, Walk};
+    use filetree::walk::{Found, Options, Walk};
     use format::Digest;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
 
     #[test]
     fn what_was_remembered_is_found_in_the_order_of_the_walk() {
@@ -269,11 +279,52 @@ mod tests {
             let mut reader = Reader::open(&path, [1; 16]).unwrap();
             assert_eq!(reader.unchanged(b"c", &now[2].fingerprint), None);
         }
-        let mut flipped = bytes.clone();
-        flipped[HEADER + 20] ^= 1;
-        fs::write(&path, &flipped).unwrap();
-        let mut reader = Reader::open(&path, [1; 16]).unwrap();
-        assert_eq!(reader.unchanged(b"a", &now[0].fingerprint), None);
+        for at in 0..bytes.len() {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 1;
+            fs::write(&path, &flipped).unwrap();
+            let found = Reader::open(&path, [1; 16]).map(|mut reader| {
+                assert_eq!(reader.total(), 99);
+                reader.unchanged(b"a", &now[0].fingerprint)?;
+                reader.unchanged(b"c", &now[2].fingerprint)
+            });
+            assert_eq!(found.flatten(), None, "byte {at}");
+        }
+    }
+
+    proptest! {
+        /// Also with a checksum that fits, no record says more than a file can be long.
+        #[test]
+        fn no_file_of_records_is_more_than_a_loss(
+            runs in vec((any::<bool>(), any::<u32>(), any::<u64>()), 0..8),
+            tail in vec(any::<u8>(), 0..64),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            fs::write(dir.path().join("a"), "a").unwrap();
+            let walk = Walk::new(&[dir.path().join("a")], Options::default()).unwrap();
+            let found = walk.filter_map(Result::ok).find(Found::is_file).unwrap();
+            let path = dir.path().join("x");
+            let mut writer = Writer::create(&path, [1; 16]).unwrap();
+            let record = Record {
+                path: b"a".to_vec(),
+                fingerprint: found.fingerprint.to_bytes().to_vec(),
+                runs: runs
+                    .into_iter()
+                    .map(|(data, short, long)| match data {
+                        true => Run::Data([1; 32], short),
+                        false => Run::Hole(long),
+                    })
+                    .collect(),
+            };
+            writer.write(&record).unwrap();
+            writer.file.write_all(&tail).unwrap();
+            writer.finish(0);
+            let mut reader = Reader::open(&path, [1; 16]).unwrap();
+            if let Some(content) = reader.unchanged(b"a", &found.fingerprint) {
+                content.iter().map(length_of).fold(0_u64, |sum, l| sum.checked_add(l).unwrap());
+            }
+            reader.unchanged(b"b", &found.fingerprint);
+        }
     }
 
     #[test]

@@ -88,7 +88,7 @@ fn side_failed(error: &std::io::Error) -> Error {
     match error.kind() {
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => full(),
         _ => Error::Failed(format!(
-            "what is known of this agent cannot be used ({error}); look at the pool's health"
+            "what is known of this agent cannot be used ({error}); run the backup again, which begins it anew if its file is damaged, and look at the pool's health if that fails too"
         )),
     }
 }
