@@ -47,7 +47,8 @@ pub struct Counters {
     pub entries: AtomicU64,
     /// Bytes of files read or passed over as unchanged, holes not counted.
     pub done: AtomicU64,
-    /// Bytes in the last backup of the same, 0 without one.
+    /// Bytes in the last backup of the same, or counted ahead of the reading where there was none;
+    /// 0 until they are.
     pub total: AtomicU64,
     /// Bytes of chunks sent.
     pub sent: AtomicU64,
@@ -104,6 +105,8 @@ impl Outcome {
 pub struct Prepared {
     job: Job,
     walk: Walk,
+    /// The same once more, to count what is to be read.
+    count: Walk,
 }
 
 impl Prepared {
@@ -117,14 +120,13 @@ impl Prepared {
             .iter()
             .map(|p| Pattern::new(p))
             .collect::<Result<_, _>>()?;
-        let walk = Walk::new(
-            &job.paths,
-            Options {
-                excludes,
-                ..Options::default()
-            },
-        )?;
-        Ok(Self { job, walk })
+        let options = Options {
+            excludes,
+            ..Options::default()
+        };
+        let walk = Walk::new(&job.paths, options.clone())?;
+        let count = Walk::new(&job.paths, options)?;
+        Ok(Self { job, walk, count })
     }
 
     /// Runs over a session of kind `Intake` that is open.
@@ -137,7 +139,7 @@ impl Prepared {
         counters: Arc<Counters>,
         cancel: CancellationToken,
     ) -> Result<Outcome> {
-        let Prepared { job, walk } = self;
+        let Prepared { job, walk, count } = self;
         let FromSite::Terms(terms) = session::expect(&mut stream).await? else {
             return Err(protocol::WireError::Unexpected("no terms first").into());
         };
@@ -146,8 +148,19 @@ impl Prepared {
             .cache
             .as_ref()
             .and_then(|path| cache::Reader::open(path, key_check));
-        let total = remembered.as_ref().map_or(0, cache::Reader::total);
-        counters.total.store(total, Relaxed);
+        let counting = CancellationToken::new();
+        let _counting_ends = counting.clone().drop_guard();
+        match &remembered {
+            Some(remembered) => counters.total.store(remembered.total(), Relaxed),
+            None => {
+                let counters = counters.clone();
+                tokio::task::spawn_blocking(move || {
+                    if let Some(total) = occupied(count, &counting) {
+                        counters.total.store(total, Relaxed);
+                    }
+                });
+            }
+        }
         let began = SystemTime::now();
         let begin = Begin {
             run: job.run.clone(),
@@ -176,10 +189,56 @@ impl Prepared {
     }
 }
 
+/// Bytes of all files; none when nobody wants to know any more.
+fn occupied(walk: Walk, stop: &CancellationToken) -> Option<u64> {
+    let mut sum = 0_u64;
+    for found in walk {
+        if stop.is_cancelled() {
+            return None;
+        }
+        // what cannot be looked at is told by the walk that reads
+        if let Ok(found) = found
+            && found.is_file()
+        {
+            sum = sum.saturating_add(found.occupied);
+        }
+    }
+    Some(sum)
+}
+
 /// Text of at most `most` bytes.
 fn shortened(text: &str, most: usize) -> String {
     let end = (0..=most.min(text.len()))
         .rev()
         .find(|at| text.is_char_boundary(*at));
     text[..end.unwrap_or(0)].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::FileExt;
+
+    #[test]
+    fn what_is_counted_ahead_is_what_is_to_be_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name| dir.path().join(name);
+        std::fs::write(path("a"), [1; 10_000]).unwrap();
+        std::fs::hard_link(path("a"), path("the same")).unwrap();
+        std::fs::write(path("left out"), [1; 5000]).unwrap();
+        let sparse = std::fs::File::create(path("sparse")).unwrap();
+        sparse.write_all_at(&[1; 4096], 1 << 30).unwrap();
+        let walk = || {
+            let options = Options {
+                excludes: vec![Pattern::new(b"left out").unwrap()],
+                ..Options::default()
+            };
+            Walk::new(&[dir.path().into()], options).unwrap()
+        };
+        let stop = CancellationToken::new();
+        let counted = occupied(walk(), &stop).unwrap();
+        assert!((14_096..1 << 20).contains(&counted), "{counted}");
+        stop.cancel();
+        assert_eq!(occupied(walk(), &stop), None);
+    }
 }

@@ -16,6 +16,8 @@ pub struct Found {
     pub entry: Entry,
     /// What tells it from a changed one.
     pub fingerprint: Fingerprint,
+    /// Bytes it is likely to have to be read for: its size, or less where it is sparse.
+    pub occupied: u64,
     dir: Option<Arc<OwnedFd>>,
     source: Vec<u8>,
 }
@@ -25,6 +27,7 @@ impl Found {
         Self {
             entry,
             fingerprint: Fingerprint::of(stat),
+            occupied: occupied(stat),
             dir: Some(dir),
             source,
         }
@@ -34,6 +37,7 @@ impl Found {
         Self {
             entry,
             fingerprint: Fingerprint::of(stat),
+            occupied: occupied(stat),
             dir: None,
             source,
         }
@@ -139,6 +143,12 @@ impl Fingerprint {
         }
         out
     }
+}
+
+/// `st_blocks` counts 512 bytes, whatever the file system's block (stat(3type)).
+fn occupied(stat: &Stat) -> u64 {
+    let blocks = stat.st_blocks.cast_unsigned().saturating_mul(512);
+    stat.st_size.cast_unsigned().min(blocks)
 }
 
 pub(super) fn modified(stat: &Stat) -> Timestamp {
