@@ -50,7 +50,7 @@ pub enum Error {
         source: io::Error,
     },
     /// Bytes were not what they should be.
-    #[error("{name} cannot be used")]
+    #[error("{name} cannot be used; run verify where it came from, then repair from another copy")]
     Format {
         /// Which file or frame.
         name: String,
@@ -86,7 +86,7 @@ pub enum Error {
         digest: Digest,
     },
     /// No snapshot of this name is there.
-    #[error("there is no snapshot {id} in the datastore")]
+    #[error("there is no snapshot {id} in the datastore; list the snapshots for those that are")]
     NoSnapshot {
         /// Its name.
         id: SnapshotId,
@@ -98,7 +98,7 @@ pub enum Error {
         id: SnapshotId,
     },
     /// It belongs to another datastore.
-    #[error("{name} belongs to datastore {found}, not to {datastore}")]
+    #[error("{name} belongs to datastore {found}, not to {datastore}; take it there")]
     Foreign {
         /// What.
         name: String,
@@ -116,19 +116,21 @@ pub enum Error {
         missing: Digest,
     },
     /// A snapshot is signed by another key, or by none.
-    #[error("snapshot {id} is not signed by its site's key; it was not accepted")]
+    #[error(
+        "snapshot {id} is not signed by its site's key and was not accepted; copy it again, and treat the site as taken over if that ends so too"
+    )]
     Signer {
         /// Its name.
         id: SnapshotId,
     },
     /// The signer failed.
-    #[error("the snapshot could not be signed: {reason}")]
+    #[error("the snapshot could not be signed ({reason}); put that right and back up again")]
     Sign {
         /// Why.
         reason: String,
     },
     /// An entry cannot be stored.
-    #[error("the entry \"{path}\" cannot be stored")]
+    #[error("the entry \"{path}\" cannot be stored; leave it out of the backup")]
     Entry {
         /// Its path.
         path: String,
@@ -147,7 +149,7 @@ pub enum Error {
     #[error("the system gave no random numbers; try again")]
     Random,
     /// The caller asked for it.
-    #[error("cancelled")]
+    #[error("cancelled; run it again to go on")]
     Cancelled,
     /// This backup stopped because of an earlier failure.
     #[error(transparent)]

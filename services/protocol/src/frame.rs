@@ -24,7 +24,7 @@ pub enum WireError {
     #[error("the peer sent what is no message of this protocol; update the older of the two ends")]
     Malformed,
     /// A message that does not belong here.
-    #[error("the peer broke the protocol: {0}")]
+    #[error("the peer broke the protocol: {0}; update the older of the two ends")]
     Unexpected(&'static str),
     /// The connection ended before the work was done.
     #[error("the connection ended before the work was done; try again")]
