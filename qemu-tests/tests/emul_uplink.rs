@@ -64,9 +64,13 @@ fn emul_uplink_comes_back_whatever_the_clock_does() {
             .unwrap_or_default();
         // a site whose clock is a year behind enrols all the same
         site.check(["date", "-s", "-1 year"])?;
-        site.check(["strongroom", "enrol", token])?;
+        site.put("/run/token", 0o600, token.as_bytes())?;
+        site.sh("strongroom enrol </run/token")?;
         up(&site)?;
         passes(&site)?;
+        // the journal of a real machine, read over the bus
+        let log = site.check(["strongroom", "--json", "log", "--daemon", "uplinkd"])?;
+        assert!(log.contains(r#""daemon": "uplinkd""#), "{log}");
         let year = site.check(["date", "+%Y-%m-%d"])?;
         assert_eq!(year, centre.check(["date", "+%Y-%m-%d"])?);
 

@@ -24,7 +24,7 @@ pub(crate) async fn read(
         None => "strongroom-*".into(),
     };
     let mut command = tokio::process::Command::new("journalctl");
-    command.args(["--output=json", "--no-pager", "--quiet"]);
+    command.args(["--output=json", "--all", "--no-pager", "--quiet"]);
     command
         .arg(format!("--lines={}", lines.clamp(1, MOST)))
         .arg(format!("--unit={unit}"));

@@ -53,14 +53,19 @@ pub(crate) fn ask(machine: &Machine, words: &[&str]) -> Result<Json> {
     watched(machine, words, "", |_| {})
 }
 
-/// The same, with a secret typed in rather than in the argument list.
-pub(crate) fn answer(machine: &Machine, words: &[&str], secret: &str) -> Result<Json> {
-    watched(machine, words, secret, |_| {})
-}
-
 /// The same, showing its progress.
 pub(crate) fn ask_shown(screen: &Screen, machine: &Machine, words: &[&str]) -> Result<Json> {
-    watched(machine, words, "", |line| {
+    answer_shown(screen, machine, words, "")
+}
+
+/// The same, with a secret typed in rather than in the argument list.
+pub(crate) fn answer_shown(
+    screen: &Screen,
+    machine: &Machine,
+    words: &[&str],
+    secret: &str,
+) -> Result<Json> {
+    watched(machine, words, secret, |line| {
         screen.detail(&format!("{}: {line}", machine.name()))
     })
 }
@@ -79,15 +84,17 @@ fn watched(
     input: &str,
     mut show: impl FnMut(&str),
 ) -> Result<Json> {
-    let by = machine.within(300);
     let argv = ["strongroom", "--json"].iter().chain(words);
     let mut running = machine.start(argv)?;
-    running.input().write(input.as_bytes(), by)?;
+    running
+        .input()
+        .write(input.as_bytes(), machine.within(300))?;
     running.input().close();
     let (mut out, mut err) = (Vec::new(), String::new());
     loop {
+        // how long all of PATH takes nobody knows, but it tells how far it has come
         match running
-            .next(by)
+            .next(machine.within(300))
             .with_context(|| format!("strongroom {}", words[0]))?
         {
             Tell::Out(_, bytes) => out.extend(bytes),

@@ -1,7 +1,7 @@
 //! The steps of the main job, in order.
 
 use crate::appliances::{
-    Appliances, CENTRE, PORTAL, answer, ask, ask_shown, nothing_left_up, refusal, text, until,
+    Appliances, CENTRE, PORTAL, answer_shown, ask, ask_shown, nothing_left_up, refusal, text, until,
 };
 use crate::screen::Screen;
 use crate::server::Server;
@@ -72,7 +72,7 @@ fn carry_out(
         Ok(text(&token, "token")?.to_owned())
     })?;
     let (enrolled, _) = screen.step("enrolling the site", |s| {
-        ask_shown(s, site, &["enrol", &token])
+        answer_shown(s, site, &["enrol"], &token)
     })?;
     let datastore = text(&enrolled, "datastore")?.to_owned();
     screen.step("bringing the uplink up", |_| {
@@ -161,11 +161,12 @@ fn carry_out(
     })?;
     let (refusals, _) = screen.step(
         "asking the centre for a restore without the client's share",
-        |_| {
+        |s| {
             let pairing = refusal(centre, &["pair", "--datastore", &datastore])?;
             let newest = text(&second, "snapshot")?;
             let restore = refusal(centre, &["restore", newest, "/run/refused"])?;
-            answer(
+            answer_shown(
+                s,
                 centre,
                 &["pair", "--datastore", &datastore, "--share", "-"],
                 &share,

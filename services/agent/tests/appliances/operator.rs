@@ -152,6 +152,15 @@ async fn what_an_operator_types_from_the_tenant_to_a_restore_at_the_centre() {
         &site.told(&["jobs"]),
         &["DEFINITION", "connected  backup, offsite", first],
     );
+    let gone = at("gone");
+    site.told(&[
+        "jobs", "define", "gone", "--agent", "server", "--path", &gone,
+    ]);
+    let sentence = format!("{gone} does not exist; check the path to protect");
+    has(&site.refused(&["jobs", "run", "gone"]), &[&sentence]);
+    let failed = &site.json(&["jobs"])["runs"][0];
+    assert_eq!(failed["state"], "failed", "{failed}");
+    has(&failed["stages"][0]["message"].to_string(), &[&sentence]);
     drop(serving);
 
     // what is kept, and back again
