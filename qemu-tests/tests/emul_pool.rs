@@ -126,9 +126,9 @@ fn emul_pool_lives_through_pulled_disks_and_reboots() {
     });
 }
 
-/// Three disks: RAID5 whose write hole is closed, found again after a power cut.
-fn raid5(lab: &Lab) -> Result<()> {
-    let setup = ["A", "B", "C"]
+/// Several disks: found again after a power cut.
+fn of_parity(lab: &Lab, serials: &[&str], level: &str, consistency: &str) -> Result<()> {
+    let setup = serials
         .iter()
         .fold(Setup::new("one", Boot::Direct), |setup, serial| {
             setup.disk(serial, GIB)
@@ -137,9 +137,9 @@ fn raid5(lab: &Lab) -> Result<()> {
     machine.boot()?;
     // unasked it takes every built-in disk that is blank, and not the hand's, which is locked
     create(&machine, &[])?;
-    assert_eq!(property(&machine, "Pool1", "Level")?, "raid5");
+    assert_eq!(property(&machine, "Pool1", "Level")?, level);
     let policy = machine.check(["cat", "/sys/block/md0/md/consistency_policy"])?;
-    assert_eq!(policy, "ppl\n");
+    assert_eq!(policy.trim(), consistency);
     let file = format!("{PLACE}/file");
     machine.sh(&format!("head -c 30000000 /dev/urandom >{file}; sync"))?;
     let sum = machine.check(["sha256sum", &file])?;
@@ -164,5 +164,14 @@ fn raid5(lab: &Lab) -> Result<()> {
 
 #[test]
 fn emul_pool_of_three_disks_is_raid5_without_a_write_hole() {
-    scenario("emul_pool_raid5", raid5);
+    scenario("emul_pool_raid5", |lab| {
+        of_parity(lab, &["A", "B", "C"], "raid5", "ppl")
+    });
+}
+
+#[test]
+fn emul_pool_of_five_disks_is_raid6() {
+    scenario("emul_pool_raid6", |lab| {
+        of_parity(lab, &["A", "B", "C", "D", "E"], "raid6", "bitmap")
+    });
 }

@@ -66,6 +66,17 @@ fn emul_hand_runs_commands_and_carries_files() {
         machine.boot()?;
         assert_eq!(machine.get("/var/lib/kept")?, b"kept\n");
         assert!(machine.get("/run/lost").is_err());
+
+        // What a failure is told with: which machine, which service, and its last words.
+        let broken = "systemd-run --wait --unit=broken sh -c 'echo its last words; exit 1'";
+        assert_eq!(machine.run(["sh", "-c", broken])?.code, 1);
+        machine.check(["journalctl", "--sync"])?;
+        let report = machine.report();
+        assert!(
+            report.contains("--- one: broken.service has failed:")
+                && report.contains("its last words"),
+            "{report}"
+        );
         Ok(())
     });
 }

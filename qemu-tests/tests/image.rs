@@ -8,6 +8,10 @@ use qemu_tests::{Boot, Lab, Machine, Result, Setup, scenario};
 fn stands(machine: &Machine) -> Result<()> {
     let failed = machine.check(["systemctl", "--failed", "--plain", "--no-legend"])?;
     assert_eq!(failed, "", "units failed");
+    let version = machine.check(["systemctl", "--version"])?;
+    assert!(version.starts_with("systemd 257 "), "{version}");
+    let bus = machine.check(["systemctl", "show", "-P", "Id", "dbus.service"])?;
+    assert_eq!(bus, "dbus-broker.service\n");
     let kinds = "findmnt -no FSTYPE,SOURCE /; findmnt -no FSTYPE,SOURCE /var";
     assert_eq!(
         machine.sh(kinds)?.split_whitespace().collect::<Vec<_>>(),

@@ -1,13 +1,15 @@
-//! The sandbox of each of our units, as `systemd-analyze security` scores it (0 best, 10 none).
+//! The user of each of our units, which no other has, and its sandbox, as `systemd-analyze security`
+//! scores it (0 best, 10 none).
 
 use anyhow::{Context, Result};
 
-/// Daemons that need a device or a mount; 3.0 for them, below 2.0 for the others.
-const TOUCH_HARDWARE: &[&str] = &["keyd", "poold"];
-/// Runs on a protected server as root, to read everything there: not an appliance's unit.
-const ELSEWHERE: &[&str] = &["agent"];
+/// Daemons that need a device or a mount, and the agent that has to read all of a protected server;
+/// 3.0 for them, below 2.0 for the others.
+const OPENER: &[&str] = &["keyd", "poold", AGENT];
+/// Runs as root, and not on an appliance.
+const AGENT: &str = "agent";
 
-/// One line for each unit that is too open.
+/// One line for each unit that is too open, or is not its own user's alone.
 pub(crate) fn check() -> Result<Vec<String>> {
     let directory = crate::workspace().join("image/common/systemd");
     let mut wrong = Vec::new();
@@ -23,15 +25,22 @@ pub(crate) fn check() -> Result<Vec<String>> {
         else {
             continue;
         };
-        if ELSEWHERE.contains(&daemon) {
-            continue;
+        if daemon != AGENT {
+            let user = format!("User=strongroom-{daemon}");
+            if !std::fs::read_to_string(file.path())?
+                .lines()
+                .any(|line| line == user)
+            {
+                wrong.push(format!("{name}: has no {user}"));
+            }
+            let users = format!("image/common/sysusers.d/strongroom-{daemon}.conf");
+            let made = std::fs::read_to_string(crate::workspace().join(&users));
+            if !made.is_ok_and(|text| text.starts_with(&format!("u strongroom-{daemon} "))) {
+                wrong.push(format!("{name}: its user is not made by {users}"));
+            }
         }
         // tenths of a point, of which 19 is the last below 2.0
-        let threshold = if TOUCH_HARDWARE.contains(&daemon) {
-            30
-        } else {
-            19
-        };
+        let threshold = if OPENER.contains(&daemon) { 30 } else { 19 };
         let output = std::process::Command::new("systemd-analyze")
             .args([
                 "security",

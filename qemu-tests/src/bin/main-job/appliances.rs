@@ -70,10 +70,14 @@ pub(crate) fn answer_shown(
     })
 }
 
-/// The refusal of `strongroom WORDS`; an error when it was not refused.
-pub(crate) fn refusal(machine: &Machine, words: &[&str]) -> Result<String> {
+/// The refusal of `strongroom WORDS` for this reason; an error when it was not refused, or for
+/// another.
+pub(crate) fn refusal(machine: &Machine, words: &[&str], reason: &str) -> Result<String> {
     match ask(machine, words) {
-        Err(error) => Ok(error.root_cause().to_string()),
+        Err(error) if error.root_cause().to_string().contains(reason) => {
+            Ok(error.root_cause().to_string())
+        }
+        Err(error) => Err(error.context(format!("it was to be refused because \"{reason}\""))),
         Ok(answer) => bail!("`strongroom {}` was not refused: {answer}", words.join(" ")),
     }
 }

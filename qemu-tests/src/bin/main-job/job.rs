@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use qemu_tests::{Machine, accelerator, runs};
 use serde_json::Value as Json;
 use std::path::Path;
+use std::time::SystemTime;
 
 /// Runs all of it; true when every comparison held.
 pub(crate) fn run(protect: Option<&Path>, once: bool) -> Result<bool> {
@@ -98,11 +99,15 @@ fn carry_out(
         connected(site)
     })?;
 
-    let back_up = |s: &Screen| ask_shown(s, site, &["jobs", "run", "everything"]);
-    let (first, _) = screen.step("first backup, and its offsite copy", back_up)?;
+    let back_up = |s: &Screen| {
+        let began = SystemTime::now();
+        ask_shown(s, site, &["jobs", "run", "everything"]).map(|run| (run, began))
+    };
+    let ((first, first_began), _) = screen.step("first backup, and its offsite copy", back_up)?;
     let (changes, _) = screen.step("changing some files", |_| server.change())?;
     changes.iter().for_each(|change| screen.detail(change));
-    let (second, _) = screen.step("second backup, and its offsite copy", back_up)?;
+    let ((second, second_began), _) =
+        screen.step("second backup, and its offsite copy", back_up)?;
     for (run, which) in [(&first, "first"), (&second, "second")] {
         let (backup, offsite) = (stage(run, "backup"), stage(run, "offsite"));
         screen.line(&format!(
@@ -112,9 +117,12 @@ fn carry_out(
     }
 
     let mut verdicts = Vec::new();
-    let both = [("first", 1, &first), ("second", 2, &second)];
+    let both = [
+        ("first", 1, &first, first_began),
+        ("second", 2, &second, second_began),
+    ];
     let mut restore_both = |screen: &mut Screen, identity: &str, from: &str| -> Result<()> {
-        for (which, generation, run) in both {
+        for (which, generation, run, began) in both {
             let target = server.fresh(&format!("restored-{which}-from-{from}"));
             let what = format!("{which} snapshot from the {from}");
             let ((), seconds) = screen.step(&format!("restoring the {what}"), |s| {
@@ -126,6 +134,7 @@ fn carry_out(
                 generation,
                 &target,
                 &problems(run),
+                began,
                 seconds,
             )?);
         }
@@ -162,9 +171,10 @@ fn carry_out(
     let (refusals, _) = screen.step(
         "asking the centre for a restore without the client's share",
         |s| {
-            let pairing = refusal(centre, &["pair", "--datastore", &datastore])?;
+            let own = "holds its own keys";
+            let pairing = refusal(centre, &["pair", "--datastore", &datastore], own)?;
             let newest = text(&second, "snapshot")?;
-            let restore = refusal(centre, &["restore", newest, "/run/refused"])?;
+            let restore = refusal(centre, &["restore", newest, "/run/refused"], own)?;
             answer_shown(
                 s,
                 centre,

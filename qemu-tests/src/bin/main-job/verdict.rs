@@ -6,7 +6,9 @@ use filetree::compare::Difference;
 use filetree::shown;
 use serde_json::Value as Json;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// One comparison of a restore with what was protected.
 pub(crate) struct Verdict {
@@ -16,6 +18,8 @@ pub(crate) struct Verdict {
     pub(crate) seconds: f64,
     /// Entries the backup said it could not read: they may be missing, and nothing else.
     pub(crate) unreadable: usize,
+    /// Entries that are no more what they were when the backup began: what differs proves nothing.
+    pub(crate) changed: usize,
     pub(crate) differences: Vec<String>,
 }
 
@@ -26,13 +30,15 @@ impl Verdict {
 }
 
 /// Compares each root of a generation with its place in a restore: kind, bytes, mode, owner, times,
-/// extended attributes, links. `problems` is what the backup said it could not read.
+/// extended attributes, links. `problems` is what the backup said it could not read, `began` when it
+/// was asked for.
 pub(crate) fn compare(
     what: &str,
     server: &Server,
     generation: u8,
     restored: &Path,
     problems: &[String],
+    began: SystemTime,
     seconds: f64,
 ) -> Result<Verdict> {
     let mut verdict = Verdict {
@@ -41,6 +47,7 @@ pub(crate) fn compare(
         bytes: 0,
         seconds,
         unreadable: 0,
+        changed: 0,
         differences: Vec::new(),
     };
     for root in server.roots(generation, restored) {
@@ -50,6 +57,8 @@ pub(crate) fn compare(
         for difference in &found.differences {
             if is_told(&root, difference, problems) {
                 verdict.unreadable += 1;
+            } else if is_changed(&root, difference, began) {
+                verdict.changed += 1;
             } else {
                 verdict.differences.push(difference.to_string());
             }
@@ -77,6 +86,23 @@ fn is_told(root: &Root, difference: &Difference, problems: &[String]) -> bool {
                 let named = format!("{}: cannot be ", shown(above.as_os_str().as_bytes()));
                 problems.iter().any(|problem| problem.starts_with(&named))
             })
+}
+
+/// Whether the original itself, or what is left above it, was changed since: a PATH of the user's
+/// goes on living.
+fn is_changed(root: &Root, difference: &Difference, began: SystemTime) -> bool {
+    let path = root
+        .original
+        .join(Path::new(std::ffi::OsStr::from_bytes(&difference.path)));
+    let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    path.ancestors()
+        .take_while(|above| above.starts_with(&root.original))
+        .find_map(|above| above.symlink_metadata().ok())
+        .is_some_and(|now| {
+            let nanos = u32::try_from(now.ctime_nsec()).unwrap_or(0);
+            let changed = Duration::new(now.ctime().try_into().unwrap_or(0), nanos);
+            changed >= seconds(began)
+        })
 }
 
 /// As [`filetree::compare`] says it of an entry that is only in the first tree.
@@ -144,6 +170,9 @@ pub(crate) fn table(
         if v.unreadable > 0 {
             text += &format!(" ({} reported as unreadable at the backup)", v.unreadable);
         }
+        if v.changed > 0 {
+            text += &format!(" ({} changed at the source since, not compared)", v.changed);
+        }
         text.push('\n');
         for difference in v.differences.iter().take(5) {
             text += &format!("    {difference}\n");
@@ -196,5 +225,27 @@ mod tests {
         std::fs::write(full.path().join("file"), "x").unwrap();
         let found = filetree::compare::compare(full.path(), empty.path()).unwrap();
         assert!(found.differences.iter().any(|d| d.sentence == MISSING));
+    }
+
+    #[test]
+    fn only_what_changed_at_the_source_since_proves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "x").unwrap();
+        let root = Root {
+            protected: dir.path().into(),
+            original: dir.path().into(),
+            restored: "/nowhere".into(),
+        };
+        let changed = |path: &str, began| {
+            let difference = Difference {
+                path: path.into(),
+                sentence: "its content differs".into(),
+            };
+            is_changed(&root, &difference, began)
+        };
+        let (before, after) = (UNIX_EPOCH, SystemTime::now() + Duration::from_secs(60));
+        assert!(changed("file", before) && !changed("file", after));
+        assert!(changed("gone/file", before) && !changed("gone/file", after));
     }
 }
