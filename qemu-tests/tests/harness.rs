@@ -82,7 +82,7 @@ fn emul_hand_runs_commands_and_carries_files() {
 }
 
 #[test]
-fn emul_two_machines_share_a_cable() {
+fn long_two_machines_share_a_cable() {
     scenario("cable", |lab| {
         let cable = lab.cable("between");
         let near = Setup::new("near", Boot::Direct).cable(&cable, true, "10.77.0.1/24");

@@ -127,7 +127,7 @@ fn emul_without_a_tpm_it_says_so_and_touches_nothing() {
         setup.tpm = false;
         let machine = lab.machine(setup)?;
         machine.power_on()?;
-        let told = "strongroom: this machine has no TPM 2.0, so it cannot keep keys and has halted; \
+        let told = "this machine has no TPM 2.0, so it cannot keep keys and has halted; \
                     nothing was written. Enable the TPM in the firmware setup (often called PTT or \
                     fTPM) and switch it on again, or take another machine.";
         let console = machine.console();
