@@ -111,7 +111,7 @@ fn boots_twice(lab: &Lab, boot: Boot) -> Result<()> {
 }
 
 #[test]
-fn emul_boots_and_unlocks_its_state_again() {
+fn long_without_firmware_it_boots_and_unlocks_its_state_again() {
     scenario("emul_boots_twice", |lab| boots_twice(lab, Boot::Direct));
 }
 

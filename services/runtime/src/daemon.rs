@@ -109,8 +109,9 @@ where
     R: Future<Output = Result<(), E>>,
     E: std::fmt::Display + std::fmt::Debug,
 {
+    // each call of the TPM, and what keyd says of a failed one in a sentence, is told there too
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| "info,zbus=warn".into());
+        .unwrap_or_else(|_| "info,zbus=warn,tss_esapi=off".into());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
