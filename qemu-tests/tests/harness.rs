@@ -43,6 +43,18 @@ fn emul_hand_runs_commands_and_carries_files() {
         assert!(matches!(endless.finish(soon), Err(Error::Late { .. })));
         machine.sh("while pgrep -x sleep >/dev/null; do :; done")?;
 
+        // A command that has ended leaves nothing open in the hand.
+        let open =
+            "pid=$(systemctl show -P MainPID strongroom-test-hand); ls /proc/$pid/fd | wc -l";
+        let count = || Ok::<u32, Error>(machine.sh(open)?.trim().parse().expect("a count"));
+        let before = count()?;
+        for _ in 0..20 {
+            machine.check(["true"])?;
+        }
+        // the last one's pipe may be about to go
+        let after = count()?;
+        assert!(after < before + 10, "{before} descriptors, then {after}");
+
         let serials = machine.sh("ls /dev/disk/by-id")?;
         assert!(serials.contains("virtio-data0"), "{serials}");
 

@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 
 use anyhow::{Context, Result};
@@ -33,11 +33,15 @@ impl Mouth {
     }
 }
 
-#[derive(Default)]
-struct Commands {
-    inputs: HashMap<u32, Input>,
-    groups: Arc<Mutex<HashMap<u32, Pid>>>,
+struct Running {
+    group: Pid,
+    /// None once it has been told that no more comes.
+    input: Option<Input>,
 }
+
+/// What runs; with a command's end goes all that is held for it.
+#[derive(Clone, Default)]
+struct Commands(Arc<Mutex<HashMap<u32, Running>>>);
 
 fn main() -> Result<()> {
     let ports: Vec<_> = std::env::args_os()
@@ -84,48 +88,44 @@ impl Commands {
     fn obey(&mut self, ask: Ask, mouth: &Mouth) {
         match ask {
             Ask::Hello(number) => {
-                for id in self.ids() {
-                    self.signal(id, Signal::SIGKILL);
+                for running in self.all().values() {
+                    running.signal(Signal::SIGKILL);
                 }
                 *self = Commands::default();
                 mouth.tell(&Tell::Hello(number));
             }
             Ask::Run { id, argv } => match self.run(id, argv, mouth.clone()) {
-                Ok(input) => {
-                    self.inputs.insert(id, input);
-                }
+                Ok(()) => {}
                 Err(e) => mouth.tell(&Tell::Refused(id, format!("{e:#}"))),
             },
             Ask::Input(id, bytes) => {
                 // A command that has ended or closed its input takes no more.
-                if let Some(input) = self.inputs.get(&id) {
+                if let Some(Running {
+                    input: Some(input), ..
+                }) = self.all().get(&id)
+                {
                     let _ = input.send(bytes);
                 }
             }
             Ask::InputEnd(id) => {
-                self.inputs.remove(&id);
+                if let Some(running) = self.all().get_mut(&id) {
+                    running.input = None;
+                }
             }
             Ask::Signal(id, number) => {
-                if let Ok(signal) = Signal::try_from(number) {
-                    self.signal(id, signal);
+                if let (Ok(signal), Some(running)) = (Signal::try_from(number), self.all().get(&id))
+                {
+                    running.signal(signal);
                 }
             }
         }
     }
 
-    fn ids(&self) -> Vec<u32> {
-        let groups = self.groups.lock().expect("no panic while held");
-        groups.keys().copied().collect()
+    fn all(&self) -> MutexGuard<'_, HashMap<u32, Running>> {
+        self.0.lock().expect("no panic while held")
     }
 
-    /// To the command and all it started.
-    fn signal(&self, id: u32, signal: Signal) {
-        if let Some(group) = self.groups.lock().expect("no panic while held").get(&id) {
-            let _ = kill(Pid::from_raw(-group.as_raw()), signal);
-        }
-    }
-
-    fn run(&self, id: u32, argv: Vec<Vec<u8>>, mouth: Mouth) -> Result<Input> {
+    fn run(&self, id: u32, argv: Vec<Vec<u8>>, mouth: Mouth) -> Result<()> {
         let mut argv = argv.into_iter().map(OsString::from_vec);
         let program = argv.next().context("no program was named")?;
         let mut child = Command::new(&program)
@@ -137,14 +137,19 @@ impl Commands {
             .spawn()
             .with_context(|| program.to_string_lossy().into_owned())?;
         let group = Pid::from_raw(child.id().cast_signed());
-        self.groups
-            .lock()
-            .expect("no panic while held")
-            .insert(id, group);
         let (input, pieces) = channel();
-        let groups = Arc::clone(&self.groups);
-        thread::spawn(move || attend(id, &mut child, pieces, &mouth, &groups));
-        Ok(input)
+        let input = Some(input);
+        self.all().insert(id, Running { group, input });
+        let commands = self.clone();
+        thread::spawn(move || attend(id, &mut child, pieces, &mouth, &commands));
+        Ok(())
+    }
+}
+
+impl Running {
+    /// To the command and all it started.
+    fn signal(&self, signal: Signal) {
+        let _ = kill(Pid::from_raw(-self.group.as_raw()), signal);
     }
 }
 
@@ -154,7 +159,7 @@ fn attend(
     child: &mut Child,
     pieces: Receiver<Vec<u8>>,
     mouth: &Mouth,
-    groups: &Mutex<HashMap<u32, Pid>>,
+    commands: &Commands,
 ) {
     let stdin = child.stdin.take();
     let feeding = mouth.clone();
@@ -182,7 +187,7 @@ fn attend(
         // It ends with its pipe and does not panic.
         let _ = stream.join();
     }
-    groups.lock().expect("no panic while held").remove(&id);
+    commands.all().remove(&id);
     mouth.tell(&match status {
         Ok(s) => Tell::Ended(
             id,

@@ -5,7 +5,7 @@ use crate::appliances::{
 };
 use crate::screen::Screen;
 use crate::server::Server;
-use crate::verdict::{Figures, Verdict, compare, problems, stage, table};
+use crate::verdict::{Figures, Verdict, compare, stage, table};
 use anyhow::{Context, Result, bail};
 use qemu_tests::{Machine, accelerator, runs};
 use serde_json::Value as Json;
@@ -133,7 +133,7 @@ fn carry_out(
                 server,
                 generation,
                 &target,
-                &problems(run),
+                &server.problems()?,
                 began,
                 seconds,
             )?);

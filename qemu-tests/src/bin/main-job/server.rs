@@ -148,7 +148,7 @@ impl Server {
     /// Starts the agent's service. It may not read past permissions, as an agent that is not root,
     /// so that the tree holds files it may not read.
     pub(crate) fn serve(&mut self) -> Result<()> {
-        let log = std::fs::File::create(self.directory.join("agent.log"))?;
+        let log = std::fs::File::create(self.log())?;
         let mut command = Command::new("setpriv");
         // it ends with us, however we end
         command.args([
@@ -203,9 +203,19 @@ impl Server {
         }
     }
 
+    /// What the agent's service has told. jobd keeps the first of a run's problems, this all.
+    pub(crate) fn problems(&self) -> Result<Vec<String>> {
+        let log = std::fs::read_to_string(self.log())?;
+        Ok(log.lines().map(str::to_owned).collect())
+    }
+
+    fn log(&self) -> PathBuf {
+        self.directory.join("agent.log")
+    }
+
     /// The end of what the agent's service has told.
     pub(crate) fn report(&self) -> String {
-        let log = std::fs::read_to_string(self.directory.join("agent.log")).unwrap_or_default();
+        let log = std::fs::read_to_string(self.log()).unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
         let end = lines[lines.len().saturating_sub(20)..].join("\n");
         format!("--- server: the end of strongroom-agent's log:\n{end}\n")

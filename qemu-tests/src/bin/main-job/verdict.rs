@@ -30,7 +30,7 @@ impl Verdict {
 }
 
 /// Compares each root of a generation with its place in a restore: kind, bytes, mode, owner, times,
-/// extended attributes, links. `problems` is what the backup said it could not read, `began` when it
+/// extended attributes, links. `problems` has a line for each that the backup said it could not read, `began` when it
 /// was asked for.
 pub(crate) fn compare(
     what: &str,
@@ -83,8 +83,8 @@ fn is_told(root: &Root, difference: &Difference, problems: &[String]) -> bool {
             .ancestors()
             .take_while(|above| above.starts_with(&root.protected))
             .any(|above| {
-                let named = format!("{}: cannot be ", shown(above.as_os_str().as_bytes()));
-                problems.iter().any(|problem| problem.starts_with(&named))
+                let named = format!(" {}: cannot be ", shown(above.as_os_str().as_bytes()));
+                problems.iter().any(|problem| problem.contains(&named))
             })
 }
 
@@ -123,17 +123,6 @@ pub(crate) fn stage<'a>(run: &'a Json, name: &str) -> &'a Json {
         .iter()
         .find(|s| s["name"] == name)
         .unwrap_or(&Json::Null)
-}
-
-/// The problems a run's backup met, as sentences.
-pub(crate) fn problems(run: &Json) -> Vec<String> {
-    let list = stage(run, "backup")["problems"]
-        .as_array()
-        .cloned()
-        .unwrap_or_default();
-    list.iter()
-        .filter_map(|p| p.as_str().map(str::to_owned))
-        .collect()
 }
 
 pub(crate) fn table(
@@ -203,8 +192,10 @@ mod tests {
 
     #[test]
     fn only_what_was_told_and_only_its_absence_is_excused() {
-        let file = "/srv/live/modes/file: cannot be opened (Permission denied); run as root";
-        let directory = "/srv/live/modes: cannot be opened, what it holds is not in the backup";
+        let file =
+            " WARN agent: /srv/live/modes/file: cannot be opened (Permission denied); run as root";
+        let directory =
+            " WARN agent: /srv/live/modes: cannot be opened, what it holds is not in the backup";
         assert!(told("modes/file", MISSING, file));
         assert!(told("modes/file", MISSING, directory));
         assert!(told("modes/below/file", MISSING, directory));
@@ -218,7 +209,7 @@ mod tests {
         ] {
             assert!(!told(path, sentence, file), "{path} {sentence}");
         }
-        let changed = "/srv/live/modes/file: changed while it was read";
+        let changed = " WARN agent: /srv/live/modes/file: changed while it was read";
         assert!(!told("modes/file", MISSING, changed));
         // the comparison's own words are the ones excused
         let (full, empty) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
