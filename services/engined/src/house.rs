@@ -8,6 +8,7 @@ use crate::store::{Datastore, Role};
 use contract::Error;
 use format::snapshot::{Clear, Details};
 use format::{DatastoreId, Keyset};
+use protocol::intake::Runs;
 use std::collections::HashMap;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
@@ -66,6 +67,8 @@ pub struct House {
     pub(crate) sessions: Arc<Semaphore>,
     pub(crate) grants: Grants,
     pub(crate) offsite: Offsite,
+    /// Memory for files on their way in, of all sessions together.
+    pub(crate) runs: Runs,
     shutdown: CancellationToken,
     open: Mutex<Open>,
     status: watch::Sender<Status>,
@@ -93,6 +96,7 @@ impl House {
             sessions: Arc::new(Semaphore::new(SESSIONS)),
             grants: Grants::default(),
             offsite: Offsite::open(&state_dir)?,
+            runs: Runs::default(),
             shutdown,
             open: Mutex::default(),
             status: watch::Sender::new(Status::Waiting("engined has just started".into())),

@@ -12,14 +12,15 @@ use format::entry::{self, Extent, MAX_PATH};
 use format::extents::length_of;
 use format::{Digest, snapshot};
 use serde::{Deserialize, Serialize};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Longest chunk, bytes.
 pub const MAX_CHUNK: usize = PART;
 /// Most runs in one message; the content of a larger file comes in several before its entry.
 pub const MAX_RUNS: usize = 8192;
-/// Most runs of one file: what a session may take of memory for the file under way.
-pub const MAX_FILE_RUNS: usize = 1 << 23;
+/// Most runs that are held for files under way, of all sessions together: 40 bytes each.
+const MAX_HELD: usize = 1 << 24;
 /// Most paths a backup is said to protect.
 const MAX_ROOTS: usize = 1024;
 
@@ -178,22 +179,107 @@ pub enum Event {
     Commit,
 }
 
+/// Memory for the runs of files under way, which all sessions of a site share. No agent takes more
+/// than it leaves free: one alone may have half, and whatever others hold, one more finds some.
+#[derive(Clone, Debug)]
+pub struct Runs {
+    most: usize,
+    /// How many each agent holds.
+    held: Arc<Mutex<HashMap<String, usize>>>,
+}
+
+impl Default for Runs {
+    fn default() -> Self {
+        Self::new(MAX_HELD)
+    }
+}
+
+impl Runs {
+    fn new(most: usize) -> Self {
+        let held = Arc::default();
+        Self { most, held }
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What one session holds of [`Runs`]; given back when dropped.
+#[derive(Debug)]
+struct Share {
+    of: Runs,
+    agent: String,
+    count: usize,
+}
+
+impl Share {
+    fn take(&mut self, count: usize) -> Result<(), WireError> {
+        let mut held = self.of.held();
+        let all = held.values().sum::<usize>() + count;
+        let mine = held.get(&self.agent).copied().unwrap_or_default() + count;
+        if mine > self.of.most.saturating_sub(all) {
+            return Err(WireError::Crowded);
+        }
+        held.insert(self.agent.clone(), mine);
+        self.count += count;
+        Ok(())
+    }
+
+    fn give_back(&mut self) {
+        let count = std::mem::take(&mut self.count);
+        let mut held = self.of.held();
+        if let Some(mine) = held.get_mut(&self.agent) {
+            *mine -= count;
+            if *mine == 0 {
+                held.remove(&self.agent);
+            }
+        }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
+
 /// The site's end: holds the agent to the order of things.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Receiver {
     begun: bool,
     ended: bool,
     last: Option<Vec<u8>>,
     content: Vec<Extent>,
+    share: Share,
 }
 
 impl Receiver {
+    /// One for this agent, that takes its memory from these.
+    pub fn new(agent: &str, runs: &Runs) -> Self {
+        Self {
+            begun: false,
+            ended: false,
+            last: None,
+            content: Vec::new(),
+            share: Share {
+                of: runs.clone(),
+                agent: agent.to_owned(),
+                count: 0,
+            },
+        }
+    }
+
     /// Takes a message.
     ///
     /// # Errors
     /// What is out of order, or no snapshot may hold.
     pub fn receive(&mut self, message: FromAgent) -> Result<Event, WireError> {
         let unexpected = |what| Err(WireError::Unexpected(what));
+        if self.content.is_empty() {
+            // the entry that had them has been dealt with
+            self.share.give_back();
+        }
         if self.ended {
             return unexpected("a message after the last");
         }
@@ -211,11 +297,9 @@ impl Receiver {
             FromAgent::Chunk(bytes) if bytes.is_empty() => unexpected("an empty chunk"),
             FromAgent::Chunk(bytes) => Ok(Event::Chunk(bytes)),
             FromAgent::Content(runs) => {
-                if self.content.len() + runs.len() > MAX_FILE_RUNS {
-                    return unexpected("a file of too many chunks");
-                }
+                self.share.take(runs.len())?;
                 for run in runs {
-                    self.content.push(run.check()?);
+                    self.push(run.check()?)?;
                 }
                 Ok(Event::Alive)
             }
@@ -254,6 +338,20 @@ impl Receiver {
             FromAgent::Begin(_) => unexpected("a second beginning"),
         }
     }
+
+    /// Holes that touch become one: a file that changes while it is read has some, and a run of two
+    /// bytes on the wire must not cost one of forty.
+    fn push(&mut self, run: Extent) -> Result<(), WireError> {
+        match (self.content.last_mut(), &run) {
+            (Some(Extent::Hole { length }), Extent::Hole { length: more }) => {
+                *length = length
+                    .checked_add(*more)
+                    .ok_or(WireError::Unexpected("a hole beyond all files"))?;
+            }
+            _ => self.content.push(run),
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -272,9 +370,28 @@ mod tests {
     }
 
     fn begun() -> Receiver {
-        let mut receiver = Receiver::default();
+        begun_by("a", &Runs::default())
+    }
+
+    fn begun_by(agent: &str, runs: &Runs) -> Receiver {
+        let mut receiver = Receiver::new(agent, runs);
         receiver.receive(begin()).unwrap();
         receiver
+    }
+
+    /// Sends runs one by one until one is refused; how many were taken.
+    fn fill(receiver: &mut Receiver) -> usize {
+        let runs = [Run::Hole(1), Run::Data([7; 32], 1)].into_iter().cycle();
+        let runs = runs.take(10_000);
+        let mut refusal = Ok(Event::Alive);
+        let taken = runs
+            .take_while(|run| {
+                refusal = receiver.receive(FromAgent::Content(vec![*run]));
+                refusal.is_ok()
+            })
+            .count();
+        assert!(matches!(refusal, Err(WireError::Crowded)), "{refusal:?}");
+        taken
     }
 
     fn entry(path: &str, size: u64) -> FromAgent {
@@ -302,14 +419,49 @@ mod tests {
             .receive(FromAgent::Content(vec![Run::Hole(u64::MAX)]))
             .unwrap();
         receiver
-            .receive(FromAgent::Content(vec![Run::Hole(1)]))
+            .receive(FromAgent::Content(vec![Run::Data([1; 32], 1)]))
             .unwrap();
         assert!(receiver.receive(entry("b", 0)).is_err());
     }
 
     #[test]
+    fn holes_that_touch_are_one_and_overflow_nothing() {
+        let mut receiver = begun();
+        for _ in 0..3 {
+            receiver
+                .receive(FromAgent::Content(vec![Run::Hole(1); 1000]))
+                .unwrap();
+        }
+        match receiver.receive(entry("a", 3000)).unwrap() {
+            Event::Entry(entry) => assert_eq!(entry.content, [Extent::Hole { length: 3000 }]),
+            other => panic!("{other:?}"),
+        }
+        let holes = vec![Run::Hole(u64::MAX), Run::Hole(1)];
+        assert!(receiver.receive(FromAgent::Content(holes)).is_err());
+    }
+
+    #[test]
+    fn a_hostile_agents_sessions_take_half_of_the_memory_and_leave_half() {
+        let runs = Runs::new(1000);
+        let mut hostile: Vec<_> = (0..8).map(|_| begun_by("hostile", &runs)).collect();
+        assert_eq!(hostile.iter_mut().map(fill).sum::<usize>(), 500);
+        let mut honest = begun_by("honest", &runs);
+        assert_eq!(fill(&mut honest), 250);
+        drop(hostile);
+        // an entry's are free again once it has been dealt with
+        honest.receive(entry("a", 250)).unwrap();
+        assert_eq!(fill(&mut honest), 500);
+        drop(honest);
+        assert!(runs.held().is_empty());
+    }
+
+    #[test]
     fn what_is_out_of_order_is_refused() {
-        assert!(Receiver::default().receive(FromAgent::Alive).is_err());
+        assert!(
+            Receiver::new("a", &Runs::default())
+                .receive(FromAgent::Alive)
+                .is_err()
+        );
         assert!(begun().receive(begin()).is_err());
         assert!(begun().receive(FromAgent::Commit).is_err());
         assert!(begun().receive(FromAgent::Chunk(vec![])).is_err());

@@ -49,7 +49,7 @@ fn back_up(
     let terms = store.terms(&agent.id)?;
     let keys = DigestKeys::new(&terms.digest_key);
     line.send(&FromSite::Terms(terms))?;
-    let mut receiver = Receiver::default();
+    let mut receiver = Receiver::new(&agent.id, &house.runs);
     let Event::Begin(begin) = receiver.receive(line.expect()?)? else {
         return Err(WireError::Unexpected("no beginning").into());
     };
