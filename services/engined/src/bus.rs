@@ -252,6 +252,8 @@ impl Engine {
             )))
         })
         .await?;
+        // before a key is released for it
+        let seat = self.house.seats.operator()?;
         let unlocked = match store.role {
             Role::Own => None,
             Role::Replica => {
@@ -266,24 +268,14 @@ impl Engine {
             group: None,
             _unlocked: unlocked,
         };
-        let permit = self
-            .house
-            .sessions
-            .clone()
-            .try_acquire_owned()
-            .map_err(|_| {
-                Error::Failed(
-                    "engined has as many sessions as it can serve; try again later".into(),
-                )
-            })?;
-        let failed = |e: std::io::Error| Error::Failed(format!("a restore cannot begin: {e}"));
-        let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
-        let ends = self.house.daemon_ends(ours.try_clone().map_err(failed)?);
+        let failed = session::not_begun(format!("the restore of snapshot {id}"));
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(&failed)?;
+        let ends = self.house.daemon_ends(ours.try_clone().map_err(&failed)?);
         let house = self.house.clone();
         std::thread::Builder::new()
             .name("restore".into())
             .spawn(move || {
-                let (_permit, _ends) = (permit, ends);
+                let (_seat, _ends) = (seat, ends);
                 if let Err(error) = session::send_all(&house, &place, id, &path, &ours) {
                     tracing::warn!(snapshot = %id, "restore ended: {error}");
                 }

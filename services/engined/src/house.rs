@@ -3,6 +3,7 @@
 use crate::grants::Grants;
 use crate::offsite::Offsite;
 use crate::peers::Peers;
+use crate::seats::Seats;
 use crate::session::DaemonEnds;
 use crate::store::{Datastore, Role};
 use contract::Error;
@@ -15,11 +16,8 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::SystemTime;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-
-/// Most sessions at a time; each holds some MiB.
-const SESSIONS: usize = 64;
 
 /// How engined is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +62,7 @@ struct Open {
 /// The house. Its methods block on the disk.
 pub struct House {
     pub(crate) peers: Arc<dyn Peers>,
-    pub(crate) sessions: Arc<Semaphore>,
+    pub(crate) seats: Seats,
     pub(crate) grants: Grants,
     pub(crate) offsite: Offsite,
     /// Memory for files on their way in, of all sessions together.
@@ -93,7 +91,7 @@ impl House {
     ) -> Result<Arc<Self>, Error> {
         Ok(Arc::new(Self {
             peers,
-            sessions: Arc::new(Semaphore::new(SESSIONS)),
+            seats: Seats::default(),
             grants: Grants::default(),
             offsite: Offsite::open(&state_dir)?,
             runs: Runs::default(),
@@ -297,8 +295,7 @@ impl House {
 
     /// Returns when no session goes on.
     pub async fn idle(&self) {
-        // never closed, so this is all of them
-        let _ = self.sessions.acquire_many(SESSIONS as u32).await;
+        self.seats.idle().await;
     }
 
     /// Ends all sessions.

@@ -11,6 +11,7 @@ mod known;
 mod offsite;
 pub mod peers;
 mod replicate;
+mod seats;
 mod session;
 mod store;
 mod turn;

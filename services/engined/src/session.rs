@@ -126,7 +126,7 @@ impl Line {
 }
 
 /// Which TLS session portald says it is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Peer {
     /// Of the agent of this id.
     Agent(String),
@@ -134,23 +134,30 @@ pub enum Peer {
     Site(String),
 }
 
+impl std::fmt::Display for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Peer::Agent(id) => write!(f, "agent {id}"),
+            Peer::Site(id) => write!(f, "site {id}"),
+        }
+    }
+}
+
 /// Begins a session. Answers at once; the session goes on in its thread.
 ///
 /// # Errors
-/// There are as many sessions as there may be, or no thread is to be had.
+/// There are so many sessions that not even a refusal is to be had, or no thread.
 pub fn accept(house: &Arc<House>, peer: Peer, stream: UnixStream) -> Result<(), Error> {
-    let permit = house.sessions.clone().try_acquire_owned().map_err(|_| {
-        Error::Failed("engined has as many sessions as it can serve; try again later".into())
-    })?;
-    let failed = |e: std::io::Error| Error::Failed(format!("a session cannot begin: {e}"));
-    let ending = stream.try_clone().map_err(failed)?;
+    let (seat, refusal) = house.seats.peer(&peer)?;
+    let failed = not_begun(format!("a session of {peer}"));
+    let ending = stream.try_clone().map_err(&failed)?;
     let thread_house = house.clone();
     let ended = house.daemon_ends(ending);
     std::thread::Builder::new()
         .name("session".into())
         .spawn(move || {
-            let (_permit, _ended) = (permit, ended);
-            match serve(&thread_house, &peer, stream) {
+            let (_seat, _ended) = (seat, ended);
+            match serve(&thread_house, &peer, refusal, stream) {
                 Ok(kind) => tracing::info!(?peer, ?kind, "session done"),
                 Err(error) => tracing::warn!(?peer, "session ended: {error}"),
             }
@@ -159,7 +166,22 @@ pub fn accept(house: &Arc<House>, peer: Peer, stream: UnixStream) -> Result<(), 
         .map_err(failed)
 }
 
-fn serve(house: &Arc<House>, peer: &Peer, stream: UnixStream) -> Result<Kind, Ended> {
+/// A session that the system has no descriptor or thread for.
+pub(crate) fn not_begun(what: String) -> impl Fn(std::io::Error) -> Error {
+    move |error| {
+        Error::Failed(format!(
+            "{what} cannot begin ({error}); try again when others have ended, and if it stays, \
+             restart the appliance"
+        ))
+    }
+}
+
+fn serve(
+    house: &Arc<House>,
+    peer: &Peer,
+    refusal: Option<String>,
+    stream: UnixStream,
+) -> Result<Kind, Ended> {
     let mut line = Line::new(stream)?;
     line.write.set_read_timeout(Some(PROOF))?;
     let open: Open = line.expect()?;
@@ -170,6 +192,10 @@ fn serve(house: &Arc<House>, peer: &Peer, stream: UnixStream) -> Result<Kind, En
         (Peer::Site(id), Kind::Replicate) => site(&*house.peers, id, &mut line).map(Proved::Site),
         _ => Err(WireError::Unexpected("a session of another kind than its connection").into()),
     };
+    let proved = proved.and_then(|proved| match refusal {
+        Some(why) => Err(Error::Failed(why).into()),
+        None => Ok(proved),
+    });
     let proved = match proved {
         Ok(proved) => proved,
         Err(error) => {

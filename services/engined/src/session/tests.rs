@@ -33,6 +33,15 @@ fn public(key: &Ed25519KeyPair) -> [u8; 32] {
     key.public_key().as_ref().try_into().unwrap()
 }
 
+/// An agent's answer to the challenge, as `says`.
+fn prove(theirs: &mut UnixStream, kind: Kind, with: &Ed25519KeyPair, says: &str) {
+    let challenge: Challenge = frame::read(theirs).unwrap().unwrap();
+    let signature = with.sign(&agent_message(&challenge, kind));
+    let signature = signature.as_ref().try_into().unwrap();
+    let id = says.into();
+    frame::write(theirs, &Proof { id, signature }).unwrap();
+}
+
 /// What an agent proves when it signs `signs` with `with` as `says`, where portald says `a`.
 fn proved(
     list: &List,
@@ -45,17 +54,7 @@ fn proved(
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut theirs = theirs;
-            let challenge: Challenge = frame::read(&mut theirs).unwrap().unwrap();
-            let signature = with.sign(&agent_message(&challenge, signs));
-            let signature = signature.as_ref().try_into().unwrap();
-            frame::write(
-                &mut theirs,
-                &Proof {
-                    id: says.into(),
-                    signature,
-                },
-            )
-            .unwrap();
+            prove(&mut theirs, signs, with, says);
         });
         agent(list, "a", kind, &mut Line::new(ours).unwrap())
     })
@@ -134,6 +133,48 @@ fn a_site_signs_with_its_own_prefix() {
     assert!(prove(|c| site_signed(c, Kind::Replicate)).is_ok());
     assert!(prove(|c| agent_message(c, Kind::Replicate)).is_err());
     assert!(prove(|c| site_signed(c, Kind::Intake)).is_err());
+}
+
+#[test]
+fn who_has_all_the_sessions_it_may_hears_so_and_no_stranger_does() {
+    let key = key();
+    let mut list = List::default();
+    let record = Agent {
+        scope: "backup".into(),
+        public: public(&key),
+    };
+    list.agents.insert("a".into(), record);
+    let dir = tempfile::tempdir().unwrap();
+    let (added, _) = tokio::sync::mpsc::unbounded_channel();
+    let shutdown = tokio_util::sync::CancellationToken::new();
+    let house = House::new(Arc::new(list), dir.path().into(), added, shutdown).unwrap();
+    let peer = Peer::Agent("a".into());
+    let taken: Vec<_> = std::iter::repeat_with(|| house.seats.peer(&peer).unwrap())
+        .take_while(|(_, refusal)| refusal.is_none())
+        .collect();
+    let hears = |says: &str| {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        accept(&house, peer.clone(), ours).unwrap();
+        frame::write(&mut theirs, &Open::new(Kind::Intake)).unwrap();
+        prove(&mut theirs, Kind::Intake, &key, says);
+        let verdict: Verdict = frame::read(&mut theirs).unwrap().unwrap();
+        let Verdict::Refused(sentence) = verdict else {
+            panic!("{verdict:?}")
+        };
+        // until it has ended: it is one of a peer
+        drop(theirs);
+        while house.seats.peer(&peer).is_err() {
+            std::thread::yield_now();
+        }
+        sentence
+    };
+    let sentence = hears("a");
+    assert!(sentence.contains("as many as one peer may"), "{sentence}");
+    let sentence = hears("b");
+    assert!(sentence.contains("does not know the peer"), "{sentence}");
+    drop(taken);
+    let sentence = hears("a");
+    assert!(sentence.contains("just started"), "{sentence}");
 }
 
 #[test]
