@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 /// Most extended attributes of an entry.
 const MAX_XATTRS: usize = 4096;
+/// Most bytes of a file: no file system's offsets go further.
+const MAX_SIZE: u64 = i64::MAX as u64;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Bytes<const N: usize>(
@@ -104,7 +106,7 @@ impl Entry {
             Kind::Fifo => entry::Kind::Fifo,
             Kind::Socket => entry::Kind::Socket,
         };
-        if self.size > 0 && kind != entry::Kind::File {
+        if self.size > MAX_SIZE || (self.size > 0 && kind != entry::Kind::File) {
             return wrong("an entry's size");
         }
         let xattrs: Vec<Xattr> = self
@@ -220,6 +222,8 @@ pub(crate) mod tests {
             let wire: Entry = decode(&encode(&Entry::from(&entry)).unwrap()[4..]).unwrap();
             assert_eq!(wire.check().unwrap(), entry);
         }
+        let longest = file("a", MAX_SIZE);
+        assert_eq!(Entry::from(&longest).check().unwrap(), longest);
     }
 
     #[test]
@@ -235,6 +239,7 @@ pub(crate) mod tests {
         refused(|e| e.modified.nanos = 1_000_000_000);
         refused(|e| e.kind = entry::Kind::HardLink(b"../x".to_vec()));
         refused(|e| (e.kind, e.size) = (entry::Kind::Fifo, 1));
+        refused(|e| e.size = MAX_SIZE + 1);
         refused(|e| {
             e.xattrs.push(Xattr {
                 name: b"user.a".to_vec(),

@@ -240,6 +240,11 @@ mod tests {
             ])
             .is_ok()
         );
+        // of holes more than can be counted
+        let size = i64::MAX as u64;
+        let files = ["a", "b", "c"].map(|path| [entry(path, size), Item::Hole(size)]);
+        let items = files.into_iter().flatten().chain([end(3, u64::MAX)]);
+        assert!(all(items.collect()).is_ok());
         for bad in [
             vec![entry("a", 7), data(3), end(1, 3)],
             vec![entry("a", 7), data(3), entry("b", 0)],

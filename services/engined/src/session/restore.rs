@@ -138,6 +138,11 @@ struct Out<'a> {
 }
 
 impl Out<'_> {
+    /// An agent's holes may come to more than can be counted; who receives counts in the same way.
+    fn count(&mut self, bytes: u64) {
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
     fn piece(&mut self, piece: Piece<'_>) -> Result<(), Ended> {
         match piece {
             Piece::Entry(entry) => {
@@ -145,13 +150,13 @@ impl Out<'_> {
                 frame::write(&mut self.write, &Item::Entry(Box::new(entry.into())))?;
             }
             Piece::Data(bytes) => {
-                self.bytes += bytes.len() as u64;
+                self.count(bytes.len() as u64);
                 for part in bytes.chunks(PART) {
                     frame::write(&mut self.write, &Item::Data(part.to_vec()))?;
                 }
             }
             Piece::Hole(length) => {
-                self.bytes += length;
+                self.count(length);
                 frame::write(&mut self.write, &Item::Hole(length))?;
             }
             Piece::Lost(sentence) => frame::write(&mut self.write, &Item::lost(sentence))?,
@@ -197,4 +202,24 @@ fn each(place: &Place, mut put: impl FnMut(ListItem) -> Result<(), Ended>) -> Re
         })))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holes_beyond_all_counting_do_not_end_a_restore() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let mut out = Out {
+            write: BufWriter::new(&ours),
+            entries: 0,
+            bytes: 0,
+        };
+        for _ in 0..3 {
+            out.piece(Piece::Hole(i64::MAX as u64)).unwrap();
+        }
+        out.piece(Piece::Data(b"x")).unwrap();
+        assert_eq!(out.bytes, u64::MAX);
+    }
 }
