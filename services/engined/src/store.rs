@@ -207,11 +207,16 @@ impl Datastore {
 
     /// Makes a replica unless it is there, from its site's datastore file.
     pub(crate) fn make_replica(pool: &Path, id: DatastoreId, file: &[u8]) -> Result<(), Error> {
-        let superblock = Superblock::parse(file)
-            .map_err(|e| Error::InvalidArgument(format!("the site's datastore file: {e}")))?;
+        let superblock = Superblock::parse(file).map_err(|e| {
+            Error::InvalidArgument(format!(
+                "the datastore file that the site sent for datastore {id} cannot be read ({e}); \
+                 update the older of the two ends"
+            ))
+        })?;
         if superblock.datastore != id {
             return Err(Error::NotAuthorised(format!(
-                "the site's datastore file is of {}, not of {id}",
+                "the datastore file that the site sent for datastore {id} is of datastore {}; put \
+                 back at the site the datastore it was enrolled with, or enrol it again",
                 superblock.datastore
             )));
         }
@@ -324,7 +329,11 @@ impl Datastore {
         }
         if empty && !path.is_empty() {
             let path = String::from_utf8_lossy(path);
-            return Err(Error::NotFound(format!("there is no \"{path}\" in snapshot {id}")).into());
+            return Err(Error::NotFound(format!(
+                "there is no \"{path}\" in snapshot {id}; restore a folder above it, or another \
+                 snapshot"
+            ))
+            .into());
         }
         Ok(())
     }
@@ -466,5 +475,31 @@ impl Draft {
             .commit(Some(&Signer { public, sign }))
             .map_err(told)?;
         Ok((info.clear, info.details.unwrap_or_default()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn a_site_with_a_wrong_datastore_file_is_told_the_next_step() {
+        let keyset = Keyset {
+            datastore_id: DatastoreId([1; 16]),
+            dedup: Zeroizing::new([2; 32]),
+            epochs: BTreeMap::from([(1, Zeroizing::new([3; 32]))]),
+        };
+        let file = Store::superblock_for(&keyset, Profile::Site).encode();
+        let pool = tempfile::tempdir().unwrap();
+        let told = |id, file: &[u8]| {
+            let made = Datastore::make_replica(pool.path(), id, file);
+            made.unwrap_err().text()
+        };
+        let other = told(DatastoreId([9; 16]), &file);
+        assert!(other.contains("or enrol it again"), "{other}");
+        let unread = told(keyset.datastore_id, &file[1..]);
+        assert!(unread.contains("update the older"), "{unread}");
+        assert_eq!(ids(pool.path()).unwrap(), []);
     }
 }
