@@ -202,9 +202,8 @@ impl Engine {
     async fn replicate(
         &self,
         datastore: String,
-        options: Fields,
+        _options: Fields,
     ) -> Result<OwnedObjectPath, Error> {
-        let _: Fields = options;
         let mut copying = self.copying.lock().await;
         if let Some((path, running)) = &*copying
             && running.load(Ordering::Acquire)
@@ -306,8 +305,7 @@ impl Engine {
     }
 
     #[zbus(out_args("job"))]
-    async fn verify(&self, datastore: String, options: Fields) -> Result<OwnedObjectPath, Error> {
-        let _: Fields = options;
+    async fn verify(&self, datastore: String, _options: Fields) -> Result<OwnedObjectPath, Error> {
         let house = self.house.clone();
         let store = blocking(move || house.datastore(&datastore)).await?;
         let work = move |progress: Progress, cancel: CancellationToken| async move {

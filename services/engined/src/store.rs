@@ -75,9 +75,6 @@ fn datastores(pool: &Path) -> PathBuf {
 
 /// An engine's failure as the bus names it; the text has all its causes.
 pub(crate) fn told(error: engine::Error) -> Error {
-    if let engine::Error::Stopped(first) = &error {
-        return as_told(first);
-    }
     as_told(&error)
 }
 

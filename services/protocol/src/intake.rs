@@ -137,11 +137,6 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// Questions not answered yet.
-    pub fn in_flight(&self) -> usize {
-        self.asked.len()
-    }
-
     /// Asks about at most [`crate::digests::MAX`] digests.
     pub fn ask(&mut self, digests: Vec<Digest>) -> FromAgent {
         self.asked.push_back(digests.clone());
@@ -489,7 +484,6 @@ mod tests {
             answer,
             vec![(digests[0], true), (digests[1], false), (digests[2], true)]
         );
-        assert_eq!(sender.in_flight(), 1);
         assert!(sender.answered(&Bitmap::new([true; 9])).is_err());
         assert!(sender.answered(&Bitmap::new([])).is_err());
     }
