@@ -1,9 +1,9 @@
 //! org.strongroom.Centre1 on the bus.
 
 use crate::address;
-use crate::centre::{Centre, now};
+use crate::centre::Centre;
 use crate::{control, enrolment};
-use contract::{Error, Fields, FieldsExt, field};
+use contract::{Error, Fields, FieldsExt, field, fields};
 use protocol::enrol::{Custody, CustodyError};
 use protocol::token::{Endpoint, EndpointError, SECRET, Token};
 use std::sync::Arc;
@@ -22,12 +22,7 @@ impl Bus {
 }
 
 fn fresh_id() -> Result<String, Error> {
-    Ok(data_encoding::HEXLOWER.encode(&crate::random::<8>()?[..]))
-}
-
-fn fields<const N: usize>(members: [(&str, zbus::zvariant::OwnedValue); N]) -> Fields {
-    let owned = members.into_iter().map(|(n, v)| (n.to_owned(), v));
-    owned.collect()
+    Ok(data_encoding::HEXLOWER.encode(&runtime::random::<8>()?[..]))
 }
 
 #[zbus::interface(name = "org.strongroom.Centre1")]
@@ -81,14 +76,15 @@ impl Bus {
                 .endpoint
                 .parse::<Endpoint>()
                 .map_err(|e: EndpointError| Error::Failed(e.to_string()))?,
-            fingerprint: membership
-                .fingerprint
-                .try_into()
-                .map_err(|_| Error::Failed("the centre's fingerprint is not 12 bytes".into()))?,
-            secret: crate::random::<SECRET>()?,
+            fingerprint: membership.fingerprint.try_into().map_err(|_| {
+                Error::Failed(
+                    "the centre's fingerprint is not 12 bytes; look at enrold's journal".into(),
+                )
+            })?,
+            secret: runtime::random::<SECRET>()?,
         };
         let (hash, id) = (enrolment::hash(&token.secret[..]), fresh_id()?);
-        let when = now();
+        let when = runtime::now();
         let expires = when + i64::from(hours) * 3600;
         let mut book = self.0.book.lock().await;
         book.change(|book| book.create_token(hash, &tenant, id, &site, (when, expires)))?;

@@ -6,7 +6,7 @@ use contract::{Error, FieldsExt, Options};
 use ledger::Ledger;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::{Mutex, Notify, watch};
 use zbus::zvariant::Value;
 
@@ -44,7 +44,7 @@ impl Kept {
         let answer = change(&mut book)?;
         if book != self.book {
             let saved = tokio::task::block_in_place(|| self.ledger.save(&book));
-            saved.map_err(|e| Error::Failed(e.to_string()))?;
+            saved.map_err(|e| Error::Failed(contract::told(&e)))?;
             self.book = book;
         }
         Ok(answer)
@@ -201,11 +201,4 @@ pub(crate) fn keep_peers(centre: &Arc<Centre>) {
             }
         }
     });
-}
-
-/// Seconds since 1970.
-pub(crate) fn now() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs() as i64)
 }

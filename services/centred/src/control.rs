@@ -25,7 +25,7 @@ async fn converse(
     // the machine lets nothing be held before the nonce was sent
     while let Some(event) = exchange.next().await? {
         let answered = match event {
-            CentreEvent::Asked => crate::random().map(|fresh| {
+            CentreEvent::Asked => runtime::random().map(|fresh| {
                 nonce = *fresh;
                 exchange.machine.challenge(nonce);
             }),

@@ -2,7 +2,7 @@
 
 use crate::address;
 use crate::book::Token;
-use crate::centre::{Centre, now};
+use crate::centre::Centre;
 use crate::exchange::{self, Exchange};
 use contract::{Error, Options};
 use protocol::enrol::{
@@ -88,7 +88,7 @@ async fn ask(centre: &Centre, hello: Hello) -> Result<(Candidate, Offer), Refusa
         let mut refused = None;
         let token = book
             .change(|book| {
-                book.present(&hash, hello.identity, now())
+                book.present(&hash, hello.identity, runtime::now())
                     .map_err(|refusal| {
                         refused = Some(refusal);
                         Error::NotAuthorised(String::new())
@@ -164,7 +164,7 @@ async fn grant(centre: &Centre, candidate: &Candidate, held: Held) -> Result<Gra
                 &held.datastore,
                 custody,
                 candidate.hello.uplink,
-                now(),
+                runtime::now(),
             )
             .map(|site| site.number)
         })?

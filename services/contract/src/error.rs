@@ -58,6 +58,17 @@ pub enum Error {
     Failed(String),
 }
 
+/// An error with its causes, for the log and where a caller gets one sentence.
+pub fn told(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
 impl Error {
     /// The text for the operator, without the error's name.
     pub fn text(&self) -> String {

@@ -7,6 +7,11 @@ pub fn field<'a>(value: impl Into<Value<'a>>) -> OwnedValue {
     value.try_to_owned().expect("no descriptor inside a{sv}")
 }
 
+/// An `a{sv}` answer of these members.
+pub fn fields<const N: usize>(members: [(&str, OwnedValue); N]) -> Fields {
+    members.map(|(name, value)| (name.to_owned(), value)).into()
+}
+
 /// Reading members of an `a{sv}`: absent and of another type are told apart.
 pub trait FieldsExt {
     /// The member, or None when absent; InvalidArgument when of another type.

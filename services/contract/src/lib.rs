@@ -8,8 +8,8 @@ mod error;
 mod fields;
 mod proxies;
 
-pub use error::Error;
-pub use fields::{FieldsExt, field};
+pub use error::{Error, told};
+pub use fields::{FieldsExt, field, fields};
 pub use proxies::*;
 
 /// The XML of each interface, by interface name.

@@ -6,6 +6,7 @@ use crate::store::{Datastore, Role};
 use crate::watch::take_keyset;
 use contract::{
     CentreProxy, EnrolProxy, Error, Fields, FieldsExt, KeysProxy, Options, PortalProxy, field,
+    fields,
 };
 use format::snapshot::{Clear, Details};
 use format::{Keyset, SnapshotId};
@@ -48,13 +49,6 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, Error> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|e| Error::Failed(format!("a fault of ours: {e}; see engined's journal")))?
-}
-
-fn fields<const N: usize>(members: [(&str, zbus::zvariant::OwnedValue); N]) -> Fields {
-    members
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect()
 }
 
 fn of_snapshot(house: &House, role: Role, clear: &Clear, details: Option<&Details>) -> Fields {

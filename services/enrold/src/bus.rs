@@ -3,13 +3,12 @@
 use crate::desk::{Desk, Work};
 use crate::state::{Founding, State};
 use crate::steps;
-use contract::{Error, Fields, FieldsExt, field};
+use contract::{Error, Fields, FieldsExt, field, fields};
 use protocol::enrol::{Custody, CustodyError};
 use protocol::token::{Endpoint, EndpointError, Token, TokenError};
-use ring::rand::SecureRandom;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
-use zbus::zvariant::{OwnedObjectPath, OwnedValue};
+use zbus::zvariant::OwnedObjectPath;
 use zeroize::Zeroizing;
 
 /// WireGuard's usual UDP port.
@@ -41,16 +40,9 @@ pub(crate) async fn changed(bus: &zbus::Connection) {
 /// A network of our own out of fd00::/8 (RFC 4193: 40 random bits), and 1 in it.
 fn random_address() -> Result<String, Error> {
     let mut bytes = [0; 16];
-    ring::rand::SystemRandom::new()
-        .fill(&mut bytes[1..6])
-        .map_err(|_| Error::Failed("the system gives no random bytes".into()))?;
+    bytes[1..6].copy_from_slice(&runtime::random::<5>()?[..]);
     (bytes[0], bytes[15]) = (0xfd, 1);
     Ok(format!("{}/48", Ipv6Addr::from(bytes)))
-}
-
-fn fields<const N: usize>(members: [(&str, OwnedValue); N]) -> Fields {
-    let owned = members.into_iter().map(|(n, v)| (n.to_owned(), v));
-    owned.collect()
 }
 
 #[zbus::interface(name = "org.strongroom.Enrol1")]

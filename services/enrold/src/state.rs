@@ -108,7 +108,7 @@ impl Keeper {
         if state != self.state {
             self.ledger
                 .save(&state)
-                .map_err(|e| contract::Error::Failed(e.to_string()))?;
+                .map_err(|e| contract::Error::Failed(contract::told(&e)))?;
             self.state = state;
         }
         Ok(())

@@ -5,8 +5,7 @@
 //! Only server certificates, which have no list, are short-lived.
 
 use crate::signer::{Kind, Signer, generate};
-use crate::store::{Changes, Store};
-use crate::wrap;
+use crate::store::{Changes, Store, damaged};
 use contract::Error;
 use data_encoding::HEXLOWER;
 use rcgen::{
@@ -256,7 +255,7 @@ fn requested_key(csr: &[u8]) -> Result<SubjectPublicKeyInfo, Error> {
 
 /// Random, positive and always 16 bytes long (RFC 5280, 4.1.2.2).
 fn serial() -> Result<SerialNumber, Error> {
-    let mut serial = *wrap::random::<16>()?;
+    let mut serial = *runtime::random::<16>()?;
     serial[0] = (serial[0] & 0x7f) | 0x40;
     Ok(SerialNumber::from_slice(&serial))
 }

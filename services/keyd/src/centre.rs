@@ -140,7 +140,7 @@ pub(crate) fn release(
         HeldKey::Client(ours) => open_client(datastore, &held, ours, share),
     };
     let release = Release {
-        time: crate::now(),
+        time: runtime::now(),
         datastore: datastore.to_owned(),
         tenant: held.tenant.clone(),
         custody: held.custody.name().to_owned(),

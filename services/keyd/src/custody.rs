@@ -92,9 +92,9 @@ mod tests {
     #[test]
     fn a_tenant_key_opens_with_the_centres_wrap_key_alone() {
         let (key, wrap, other) = (
-            wrap::random().unwrap(),
-            wrap::random().unwrap(),
-            wrap::random().unwrap(),
+            runtime::random().unwrap(),
+            runtime::random().unwrap(),
+            runtime::random().unwrap(),
         );
         let sealed = seal(&key, "acme", &x25519_public(&wrap).unwrap()).unwrap();
         assert_eq!(sealed.len(), SEALED_LEN);

@@ -58,7 +58,7 @@ pub(crate) fn uplink(store: &mut Store) -> Result<Key, Error> {
     if let Some(key) = store.get_key(UPLINK)? {
         return Ok(key);
     }
-    let mut key = wrap::random::<32>()?;
+    let mut key = runtime::random::<32>()?;
     key[0] &= 248;
     key[31] = (key[31] & 127) | 64;
     store.apply(Changes::default().put(UPLINK, &key[..]))?;
@@ -148,7 +148,7 @@ pub(crate) fn issue_agent(
         name: name.to_owned(),
         scope: scope.to_owned(),
         public,
-        paired: crate::now(),
+        paired: runtime::now(),
     };
     store.apply(Changes::default().put_json(format!("agent/{id}"), &agent))?;
     Ok((id, chain))

@@ -17,9 +17,10 @@ mod text;
 mod vault;
 mod wrap;
 
+use contract::told;
 use std::process::ExitCode;
 
-pub(crate) use text::{is_id, now, require_id, require_name, told};
+pub(crate) use text::{is_id, require_id, require_name};
 
 fn main() -> ExitCode {
     runtime::main("keyd", async |daemon: runtime::Daemon| {

@@ -11,7 +11,7 @@ use crate::store::Store;
 use crate::vault::{RETRY, Vault};
 use crate::wrap::Secret;
 use crate::{callers, custody, releases};
-use contract::{Error, Fields, FieldsExt, field};
+use contract::{Error, Fields, FieldsExt, field, fields};
 use std::sync::Arc;
 use tokio::sync::Mutex;
 use zbus::message::Header;
@@ -102,13 +102,6 @@ impl Keys {
 
 fn pipe(key: &[u8]) -> Result<OwnedFd, Error> {
     runtime::pipe::give_key(key).map(OwnedFd::from)
-}
-
-fn fields<const N: usize>(members: [(&str, zbus::zvariant::OwnedValue); N]) -> Fields {
-    members
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect()
 }
 
 #[zbus::interface(name = "org.strongroom.Keys1")]

@@ -5,7 +5,7 @@
 //! what precedes). As text: whose share it is, a colon, and the bytes in Crockford's base32, 16
 //! groups of four.
 
-use crate::wrap::{self, Key};
+use crate::wrap::Key;
 use blahaj::{Share as Point, Sharks};
 use contract::Error;
 use data_encoding::{Encoding, Specification};
@@ -34,7 +34,7 @@ pub(crate) struct Share(Zeroizing<[u8; LEN]>);
 
 /// Splits a key anew: shares of an earlier split do not go with these.
 pub(crate) fn split(key: &Key) -> Result<[Share; 3], Error> {
-    let set = wrap::random::<2>()?;
+    let set = runtime::random::<2>()?;
     let mut points = Sharks(2).dealer(&key[..]);
     let mut next = || {
         let point = points.next().expect("255 of them");
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn any_two_of_three_give_the_key_and_one_does_not() {
-        let key = wrap::random().unwrap();
+        let key = runtime::random().unwrap();
         let shares = split(&key).unwrap();
         for (a, b) in [(0, 1), (1, 2), (2, 0)] {
             assert_eq!(combine(&shares[a], &shares[b]).unwrap(), key);
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_share_of_another_split_is_told() {
-        let key = wrap::random().unwrap();
+        let key = runtime::random().unwrap();
         let (old, new) = (split(&key).unwrap(), split(&key).unwrap());
         let told = text_of(combine(&new[0], &old[1]).unwrap_err());
         assert!(told.contains("replaced by a newer one"), "{told}");

@@ -4,8 +4,8 @@ use crate::authority::{self, Chain, Which};
 use crate::keys::{self, Role};
 use crate::share::{self, Share};
 use crate::signer::{Kind, Signer};
-use crate::store::{Changes, Store};
-use crate::wrap::{self, Key, Secret};
+use crate::store::{Changes, Store, damaged};
+use crate::wrap::{Key, Secret};
 use crate::{custody, require_id};
 use contract::Error;
 use serde::{Deserialize, Serialize};
@@ -99,7 +99,7 @@ pub(crate) fn make_tenant_key(
     let old_key = store.get_key::<32>(&tenant_entry(tenant))?;
     let key: Key = match (keep, &old_key) {
         (Some(_), Some(key)) => key.clone(),
-        _ => wrap::random()?,
+        _ => runtime::random()?,
     };
     let keyset = match (&before, &old_key) {
         (Some(enrolment), Some(old)) => keyset(store, &enrolment.datastore, old)?,
@@ -220,9 +220,9 @@ fn keyset(store: &Store, datastore: &str, key: &Key) -> Result<format::Keyset, E
 
 fn new_keyset() -> Result<format::Keyset, Error> {
     Ok(format::Keyset {
-        datastore_id: format::DatastoreId(*wrap::random()?),
-        dedup: wrap::random()?,
-        epochs: BTreeMap::from([(1, wrap::random()?)]),
+        datastore_id: format::DatastoreId(*runtime::random()?),
+        dedup: runtime::random()?,
+        epochs: BTreeMap::from([(1, runtime::random()?)]),
     })
 }
 

@@ -3,7 +3,7 @@
 //! beside them, sealed by the TPM.
 
 use crate::wrap::{self, Key, Secret};
-use contract::Error;
+use contract::{Error, told};
 use data_encoding::{BASE64, HEXLOWER};
 use ledger::Ledger;
 use ring::hmac;
@@ -140,7 +140,7 @@ impl Store {
         if let Some(key) = self.get_key(name)? {
             return Ok(key);
         }
-        let key = wrap::random()?;
+        let key = runtime::random()?;
         self.apply(Changes::default().put(name, &key[..]))?;
         Ok(key)
     }
@@ -183,7 +183,7 @@ impl Store {
         for _ in 0..2 {
             self.ledger
                 .save(&self.saved)
-                .map_err(|e| Error::Failed(crate::told(&e)))?;
+                .map_err(|e| Error::Failed(told(&e)))?;
         }
         Ok(())
     }

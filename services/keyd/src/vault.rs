@@ -2,8 +2,7 @@
 
 use crate::settings::Settings;
 use crate::store::{Saved, Store};
-use crate::{told, wrap};
-use contract::Error;
+use contract::{Error, told};
 use ledger::Ledger;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -100,7 +99,7 @@ impl Vault {
                 Store::open(root, saved, loaded.ledger)
             }
             None => {
-                let root = Box::new(wrap::random()?);
+                let root = Box::new(runtime::random()?);
                 let blob = sealer
                     .seal(&root, &self.settings.policy())
                     .map_err(sealed)?;

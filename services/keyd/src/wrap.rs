@@ -7,8 +7,8 @@
 
 use contract::Error;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use ring::rand::{SecureRandom, SystemRandom};
 use ring::{hkdf, hmac};
+use runtime::random;
 use zeroize::Zeroizing;
 
 /// A key that wraps others.
@@ -17,15 +17,6 @@ pub(crate) type Key = Zeroizing<[u8; 32]>;
 pub(crate) type Secret = Zeroizing<Vec<u8>>;
 
 const SALT: &[u8] = b"strongroom wrap v1";
-
-/// Random bytes from the kernel.
-pub(crate) fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, Error> {
-    let mut bytes = Zeroizing::new([0; N]);
-    SystemRandom::new().fill(&mut bytes[..]).map_err(|_| {
-        Error::Failed("the kernel gave no random bytes; restart the machine".into())
-    })?;
-    Ok(bytes)
-}
 
 /// A fresh identifier: 16 random bytes in hexadecimal digits.
 pub(crate) fn random_id() -> Result<String, Error> {

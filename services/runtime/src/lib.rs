@@ -12,8 +12,10 @@ pub mod config;
 mod daemon;
 pub mod follow;
 pub mod job;
+mod kernel;
 pub mod pipe;
 #[cfg(feature = "testing")]
 pub mod testing;
 
 pub use daemon::{Daemon, connect, main, root};
+pub use kernel::{now, random};
