@@ -106,9 +106,7 @@ impl Jobs {
         // the work in a task of its own, so that its panic becomes the job's failure
         let work = tokio::spawn(work);
         tokio::spawn(async move {
-            if let Err(error) = attend(&bus, &place, &shared, work).await {
-                tracing::warn!(job = kind, "the end of a job could not be told: {error}");
-            }
+            attend(&bus, &place, &shared, work).await;
             tokio::time::sleep(AFTERLIFE).await;
             let _ = bus.object_server().remove::<JobObject, _>(&place).await;
         });
@@ -116,13 +114,14 @@ impl Jobs {
     }
 }
 
+/// Tells how the work goes, then how it ended. What cannot be told is logged: the job ends all the
+/// same, for who asks later.
 async fn attend(
     bus: &zbus::Connection,
     path: &OwnedObjectPath,
     shared: &Arc<Shared>,
     mut work: tokio::task::JoinHandle<Result<Fields, Error>>,
-) -> zbus::Result<()> {
-    let object = bus.object_server().interface::<_, JobObject>(path).await?;
+) {
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     let result = loop {
         // cancel-safe: a JoinHandle may be polled again after losing
@@ -130,11 +129,9 @@ async fn attend(
             ended = &mut work => break ended,
             _ = ticks.tick() => {
                 shared.sample();
-                let job = object.get().await;
-                let emitter = object.signal_emitter();
-                job.bytes_done_changed(emitter).await?;
-                job.progress_changed(emitter).await?;
-                job.detail_changed(emitter).await?;
+                if let Err(error) = tell_progress(bus, path).await {
+                    tracing::debug!(job = shared.kind, "how it goes could not be told: {error}");
+                }
             }
         }
     };
@@ -162,12 +159,31 @@ async fn attend(
         Ok(fields) => End::Succeeded(fields),
         Err(error) => End::Failed(error),
     };
-    object
-        .get()
-        .await
-        .state_changed(object.signal_emitter())
-        .await?;
-    JobObject::completed(object.signal_emitter(), success, &name, &message, fields).await
+    if let Err(error) = tell_end(bus, path, success, &name, &message, fields).await {
+        tracing::warn!(job = shared.kind, "its end could not be told: {error}");
+    }
+}
+
+async fn tell_progress(bus: &zbus::Connection, path: &OwnedObjectPath) -> zbus::Result<()> {
+    let object = bus.object_server().interface::<_, JobObject>(path).await?;
+    let (job, emitter) = (object.get().await, object.signal_emitter());
+    job.bytes_done_changed(emitter).await?;
+    job.progress_changed(emitter).await?;
+    job.detail_changed(emitter).await
+}
+
+async fn tell_end(
+    bus: &zbus::Connection,
+    path: &OwnedObjectPath,
+    success: bool,
+    name: &str,
+    message: &str,
+    fields: Fields,
+) -> zbus::Result<()> {
+    let object = bus.object_server().interface::<_, JobObject>(path).await?;
+    let emitter = object.signal_emitter();
+    object.get().await.state_changed(emitter).await?;
+    JobObject::completed(emitter, success, name, message, fields).await
 }
 
 fn clone_fields(fields: &Fields) -> Fields {
@@ -286,4 +302,26 @@ pub async fn wait(
     Err(Error::Failed(format!(
         "{service} stopped before its job ended; see its journal"
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The bus is gone before the first tick; who looks at the job later must not see it run.
+    #[tokio::test]
+    async fn a_job_that_cannot_be_told_of_ends_all_the_same() {
+        let appliance = crate::testing::Appliance::new();
+        let bus = appliance.connect().await;
+        let jobs = Jobs::new(bus.clone(), CancellationToken::new());
+        let path = jobs.start("test", |_, _| std::future::pending());
+        let path = path.await.unwrap();
+        let object = bus.object_server().interface::<_, JobObject>(&path);
+        let shared = object.await.unwrap().get().await.0.clone();
+        drop(appliance);
+        bus.closed().await;
+        let work = tokio::spawn(async { Ok(Fields::new()) });
+        attend(&bus, &path, &shared, work).await;
+        assert!(matches!(&*shared.end.lock().unwrap(), End::Succeeded(_)));
+    }
 }
