@@ -12,7 +12,7 @@ use std::sync::Arc;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 /// Messages under way between a session and a run.
 const QUEUE: usize = 16;
@@ -68,7 +68,11 @@ async fn talk(
             () = core.daemon.shutdown.cancelled() => return Ok(()),
         };
         if let Some(answer) = answer {
-            aio::write(&mut write, &answer).await?;
+            // one that does not read is as gone as one that does not speak
+            let Ok(written) = timeout(SILENCE, aio::write(&mut write, &answer)).await else {
+                return Ok(());
+            };
+            written?;
             said = Instant::now();
         }
     }
@@ -164,6 +168,56 @@ fn on_order(
         Order::Ended { succeeded, message } => {
             *news = None;
             site.ended(succeeded, &message)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::control::{Agent as TheirEnd, Backup, Path};
+    use protocol::session::Kind;
+
+    #[tokio::test]
+    async fn an_agent_that_does_not_read_is_given_up() {
+        let appliance = runtime::testing::Appliance::new();
+        let bus = appliance.connect().await;
+        let daemon = runtime::Daemon::new("jobd", bus, Default::default());
+        let state = crate::state::State::open(appliance.root.path()).unwrap();
+        let core = Core::new(daemon, state);
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        aio::write(&mut theirs, &Open::new(Kind::Control))
+            .await
+            .unwrap();
+        let (_, hello) = TheirEnd::begin("host", "test", false);
+        aio::write(&mut theirs, &hello).await.unwrap();
+        let (orders, mut from_runs) = mpsc::channel(QUEUE);
+        let agent = Agent {
+            id: "a1".into(),
+            orders,
+        };
+        // more than a socket holds
+        let backup = Backup {
+            run: "r".into(),
+            definition: String::new(),
+            paths: vec![Path(vec![b'/'; 4096]); 200],
+            excludes: vec![],
+        };
+        tokio::time::pause();
+        let order = async {
+            // one that comes before the hello is dropped
+            loop {
+                let (news, mut from_session) = mpsc::channel(QUEUE);
+                let backup = backup.clone();
+                let start = Order::Start { backup, news };
+                agent.orders.send(start).await.unwrap();
+                assert!(from_session.recv().await.is_none(), "it tells nothing");
+            }
+        };
+        tokio::select! {
+            ended = talk(&core, &agent, ours, &mut from_runs) => ended.unwrap(),
+            () = order => unreachable!("it goes on"),
+            () = tokio::time::sleep(10 * SILENCE) => panic!("it waits on"),
         }
     }
 }
