@@ -4,12 +4,14 @@ use crate::agents::{Agent, Agents, News, Order};
 use crate::request::{self, Request};
 use crate::state::{Definition, Outcome, Run, Stage, State};
 use contract::{EngineProxy, Error, Fields, FieldsExt, Options};
+use data_encoding::HEXLOWER;
 use protocol::control::{Backup, Path, Stats};
 use runtime::job::Progress;
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 use tokio::sync::{Mutex, mpsc};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use zbus::zvariant::OwnedObjectPath;
 
@@ -22,8 +24,31 @@ pub(crate) struct Core {
     pub(crate) daemon: runtime::Daemon,
     pub(crate) state: State,
     pub(crate) agents: Agents,
-    /// The job of each definition that runs.
-    running: Mutex<HashMap<String, OwnedObjectPath>>,
+    running: Mutex<Running>,
+}
+
+/// By definition the newest run that was begun, and its job.
+type Running = HashMap<String, (Weak<Going>, OwnedObjectPath)>;
+
+/// The job of a definition that runs.
+fn job_of<'a>(running: &'a Running, name: &str) -> Option<&'a OwnedObjectPath> {
+    let (run, job) = running.get(name)?;
+    (run.strong_count() > 0).then_some(job)
+}
+
+/// There as long as a run goes on, however it ends.
+struct Going {
+    core: Arc<Core>,
+    run: String,
+}
+
+impl Drop for Going {
+    fn drop(&mut self) {
+        // else it has told its end, or jobd stops and tells it at the next start
+        if std::thread::panicking() {
+            self.core.state.abandon(&self.run);
+        }
+    }
 }
 
 impl Core {
@@ -57,7 +82,7 @@ impl Core {
         request: Request,
     ) -> Result<(), Error> {
         let (name, definition) = request::choose(request, &agent.id, &self.state.definitions())?;
-        if !name.is_empty() && self.running.lock().await.contains_key(&name) {
+        if job_of(&*self.running.lock().await, &name).is_some() {
             return Err(Error::AlreadyExists(format!(
                 "{name} is running already; see `strongroom jobs`"
             )));
@@ -71,37 +96,53 @@ impl Core {
         definition: Definition,
         agent: Agent,
     ) -> Result<OwnedObjectPath, Error> {
+        let (core, id) = (self.clone(), agent.id.clone());
+        self.start(name, id, |run, progress, cancel| {
+            core.carry_out(run, definition, agent, progress, cancel)
+        })
+        .await
+    }
+
+    async fn start<R>(
+        self: &Arc<Self>,
+        name: &str,
+        agent: String,
+        work: impl FnOnce(Run, Progress, CancellationToken) -> R + Send,
+    ) -> Result<OwnedObjectPath, Error>
+    where
+        R: Future<Output = Result<Fields, Error>> + Send + 'static,
+    {
         // held until the job is known, so that two callers cannot both begin
         let mut running = self.running.lock().await;
-        if let Some(job) = running.get(name) {
+        if let Some(job) = job_of(&running, name) {
             return Ok(job.clone());
         }
         let run = Run {
-            id: identifier()?,
+            // random, so that it means nothing to a stranger and never repeats
+            id: HEXLOWER.encode(&runtime::random::<16>()?[..]),
             definition: name.to_owned(),
-            agent: agent.id.clone(),
-            started: now(),
+            agent,
+            started: runtime::now(),
             ended: 0,
             state: Outcome::Running,
             snapshot: String::new(),
             stages: Vec::new(),
         };
-        self.state.keep(&run);
-        let (core, name_kept) = (self.clone(), name.to_owned());
-        let job = self
-            .daemon
-            .jobs
-            .start("run", |progress, cancel| async move {
-                let result = core
-                    .clone()
-                    .carry_out(run, definition, agent, progress, cancel)
-                    .await;
-                core.running.lock().await.remove(&name_kept);
-                result
-            })
-            .await?;
+        let going = Arc::new(Going {
+            core: self.clone(),
+            run: run.id.clone(),
+        });
+        let alive = Arc::downgrade(&going);
+        let start = |progress, cancel| {
+            let work = work(run, progress, cancel);
+            async move {
+                let _going = going;
+                work.await
+            }
+        };
+        let job = self.daemon.jobs.start("run", start).await?;
         if !name.is_empty() {
-            running.insert(name.to_owned(), job.clone());
+            running.insert(name.to_owned(), (alive, job.clone()));
         }
         Ok(job)
     }
@@ -114,24 +155,25 @@ impl Core {
         progress: Progress,
         cancel: CancellationToken,
     ) -> Result<Fields, Error> {
-        let began = self.begin_stage(&mut run, "backup");
+        let began = self.begin_stage(&mut run, "backup").await;
         let stats = back_up(&agent, &run, &definition, &progress, &cancel).await;
         if let Ok(stats) = &stats {
-            run.snapshot = data_encoding::HEXLOWER.encode(&stats.snapshot);
+            run.snapshot = HEXLOWER.encode(&stats.snapshot);
         }
-        let mut outcome = self.end_stage(&mut run, began, stats.map(|s| backup_stage(*s)));
+        let stage = stats.map(|s| backup_stage(*s));
+        let mut outcome = self.end_stage(&mut run, began, stage).await;
         if outcome.is_ok() && definition.offsite {
-            let began = self.begin_stage(&mut run, "offsite");
+            let began = self.begin_stage(&mut run, "offsite").await;
             let copied = self.copy_offsite(&agent, &progress, &cancel).await;
-            outcome = self.end_stage(&mut run, began, copied);
+            outcome = self.end_stage(&mut run, began, copied).await;
         }
-        run.ended = now();
+        run.ended = runtime::now();
         run.state = match &outcome {
             Err(_) => Outcome::Failed,
             Ok(()) if run.stages.iter().any(|s| s.state == Outcome::Warnings) => Outcome::Warnings,
             Ok(()) => Outcome::Succeeded,
         };
-        self.state.keep(&run);
+        self.keep(&run).await;
         let said = |s: &Stage| format!("{}: {}", s.name, s.message);
         let message = run.stages.iter().map(said).collect::<Vec<_>>().join("; ");
         // the agent may be gone; the run has ended all the same
@@ -145,13 +187,18 @@ impl Core {
         outcome.map(|()| run.fields())
     }
 
-    fn begin_stage(&self, run: &mut Run, name: &str) -> Instant {
+    async fn keep(&self, run: &Run) {
+        // it fails only when jobd stops
+        let _ = self.state.keep(run).await;
+    }
+
+    async fn begin_stage(&self, run: &mut Run, name: &str) -> Instant {
         run.stages.push(Stage::begin(name));
-        self.state.keep(run);
+        self.keep(run).await;
         Instant::now()
     }
 
-    fn end_stage(
+    async fn end_stage(
         &self,
         run: &mut Run,
         began: Instant,
@@ -164,13 +211,12 @@ impl Core {
                 Ok(())
             }
             Err(error) => {
-                begun.state = Outcome::Failed;
-                begun.message = error.text();
+                begun.end(Outcome::Failed, &error.text());
                 Err(error)
             }
         };
         begun.seconds = began.elapsed().as_secs_f64();
-        self.state.keep(run);
+        self.keep(run).await;
         outcome
     }
 
@@ -214,13 +260,13 @@ impl Core {
         let count = |name: &str| result.optional::<u64>(name).ok().flatten().unwrap_or(0);
         let snapshots = result.optional::<u32>("snapshots")?.unwrap_or(0);
         let mut stage = Stage::begin("offsite");
-        stage.state = Outcome::Succeeded;
-        stage.message = format!(
+        let message = format!(
             "{snapshots} snapshots copied, {} bytes sent for {} frames, {} were there already",
             count("wire"),
             count("frames"),
             count("present"),
         );
+        stage.end(Outcome::Succeeded, &message);
         stage.counters = ["wire", "frames", "present"]
             .map(|name| (name.to_owned(), count(name)))
             .into();
@@ -260,9 +306,11 @@ async fn back_up(
         })
         .await
         .map_err(|_| away())?;
-    let mut told = false;
+    // until when one that was told to stop is waited for
+    let mut until: Option<Instant> = None;
     loop {
-        // cancel-safe: a channel and a token
+        let told = until.is_some();
+        // cancel-safe: a channel, a token and a timer
         tokio::select! {
             item = news.recv() => match item {
                 None if told => return Err(Error::Cancelled("the backup was stopped".into())),
@@ -280,10 +328,10 @@ async fn back_up(
                 Some(News::Cancel) => cancel.cancel(),
             },
             () = cancel.cancelled(), if !told => {
-                told = true;
+                until = Some(Instant::now() + PATIENCE);
                 let _ = agent.orders.send(Order::Cancel).await;
             }
-            () = tokio::time::sleep(PATIENCE), if told => {
+            () = sleep_until(until.unwrap_or_else(Instant::now)), if told => {
                 return Err(Error::Cancelled("the backup was stopped; the agent did not answer".into()));
             }
         }
@@ -292,18 +340,17 @@ async fn back_up(
 
 fn backup_stage(stats: Stats) -> Stage {
     let mut stage = Stage::begin("backup");
-    stage.state = if stats.problem_count == 0 {
-        Outcome::Succeeded
-    } else {
-        Outcome::Warnings
-    };
-    stage.message = format!(
+    let mut message = format!(
         "{} entries, {} bytes, {} of them new, {} stored",
         stats.entries, stats.logical, stats.unique, stats.stored
     );
-    if stats.problem_count > 0 {
-        stage.message += &format!("; {} problems", stats.problem_count);
-    }
+    let state = if stats.problem_count == 0 {
+        Outcome::Succeeded
+    } else {
+        message += &format!("; {} problems", stats.problem_count);
+        Outcome::Warnings
+    };
+    stage.end(state, &message);
     let counters = [
         ("entries", stats.entries),
         ("logical", stats.logical),
@@ -314,21 +361,9 @@ fn backup_stage(stats: Stats) -> Stage {
     stage.counters = counters
         .map(|(name, count)| (name.to_owned(), count))
         .into();
-    stage.add_problems(stats.problems.into_iter().map(|s| s.0));
+    stage.add_problems(stats.problems.iter().map(|s| s.0.as_str()));
     stage
 }
 
-/// A run's id: random, so that it means nothing to a stranger and never repeats.
-fn identifier() -> Result<String, Error> {
-    let mut bytes = [0u8; 16];
-    std::fs::File::open("/dev/urandom")
-        .and_then(|mut f| std::io::Read::read_exact(&mut f, &mut bytes))
-        .map_err(|e| Error::Failed(format!("the system gives no random numbers: {e}")))?;
-    Ok(data_encoding::HEXLOWER.encode(&bytes))
-}
-
-fn now() -> i64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs() as i64)
-}
+#[cfg(test)]
+mod tests;

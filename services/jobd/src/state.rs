@@ -1,16 +1,25 @@
 //! What jobd remembers: definitions and runs, each in a ledger of its own.
 
-use contract::{Error, Fields, field};
+use contract::{Error, Fields, field, fields, told};
 use ledger::Ledger;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use tokio::task::JoinHandle;
 
+// What agents have a say in is bounded: the history is written whole, at every stage of every run.
 /// Runs kept; the oldest go first.
 const KEPT_RUNS: usize = 1000;
-/// Problems of a run that are kept as sentences; all are counted.
-const KEPT_PROBLEMS: usize = 50;
+/// The newest runs, of which problems are kept as sentences.
+const TOLD_RUNS: usize = 50;
+/// Problems of a run that are kept as sentences; its message counts all.
+const KEPT_PROBLEMS: usize = 20;
+/// Longest problem kept, bytes.
+const PROBLEM: usize = 300;
+/// Longest message of a stage kept, bytes.
+const MESSAGE: usize = 1000;
 
 /// What to protect, and the copies that follow.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,9 +79,24 @@ impl Stage {
         }
     }
 
-    pub(crate) fn add_problems(&mut self, problems: impl Iterator<Item = String>) {
-        self.problems.extend(problems.take(KEPT_PROBLEMS));
+    /// It has ended so.
+    pub(crate) fn end(&mut self, state: Outcome, message: &str) {
+        self.state = state;
+        self.message = short(message, MESSAGE);
     }
+
+    pub(crate) fn add_problems<'a>(&mut self, problems: impl Iterator<Item = &'a str>) {
+        let kept = problems.take(KEPT_PROBLEMS).map(|p| short(p, PROBLEM));
+        self.problems.extend(kept);
+    }
+}
+
+/// The beginning of a text, of at most so many bytes. A control character, which JSON makes six
+/// bytes of, becomes a question mark.
+fn short(text: &str, most: usize) -> String {
+    let shown = |c: char| if c.is_control() { '?' } else { c };
+    let beginning = &text[..text.floor_char_boundary(most)];
+    beginning.chars().map(shown).collect()
 }
 
 /// One execution of a definition.
@@ -96,36 +120,55 @@ impl Run {
             .stages
             .iter()
             .map(|stage| {
-                let mut fields = Fields::from([
-                    ("name".to_owned(), field(stage.name.as_str())),
-                    ("state".to_owned(), field(stage.state.word())),
-                    ("message".to_owned(), field(stage.message.as_str())),
-                    ("seconds".to_owned(), field(stage.seconds)),
-                    ("problems".to_owned(), field(stage.problems.clone())),
+                let mut shown = fields([
+                    ("name", field(stage.name.as_str())),
+                    ("state", field(stage.state.word())),
+                    ("message", field(stage.message.as_str())),
+                    ("seconds", field(stage.seconds)),
+                    ("problems", field(stage.problems.clone())),
                 ]);
-                fields.extend(stage.counters.iter().map(|(k, v)| (k.clone(), field(*v))));
-                fields
+                shown.extend(stage.counters.iter().map(|(k, v)| (k.clone(), field(*v))));
+                shown
             })
             .collect();
-        Fields::from([
-            ("run".to_owned(), field(self.id.as_str())),
-            ("definition".to_owned(), field(self.definition.as_str())),
-            ("agent".to_owned(), field(self.agent.as_str())),
-            ("started".to_owned(), field(self.started)),
-            ("ended".to_owned(), field(self.ended)),
-            ("state".to_owned(), field(self.state.word())),
-            ("snapshot".to_owned(), field(self.snapshot.as_str())),
-            ("stages".to_owned(), field(stages)),
+        fields([
+            ("run", field(self.id.as_str())),
+            ("definition", field(self.definition.as_str())),
+            ("agent", field(self.agent.as_str())),
+            ("started", field(self.started)),
+            ("ended", field(self.ended)),
+            ("state", field(self.state.word())),
+            ("snapshot", field(self.snapshot.as_str())),
+            ("stages", field(stages)),
         ])
+    }
+
+    /// What ended it was none of its stages. Nothing when it has ended already.
+    fn cut_off(&mut self, state: Outcome, why: &str) {
+        if self.state == Outcome::Running {
+            self.state = state;
+            let running = |s: &&mut Stage| s.state == Outcome::Running;
+            for stage in self.stages.iter_mut().filter(running) {
+                stage.end(state, why);
+            }
+        }
     }
 }
 
 type Definitions = BTreeMap<String, Definition>;
 
-/// Both ledgers. Lock order: definitions before runs; no lock is held across an await.
+/// Both ledgers. No lock is held across an await.
 pub(crate) struct State {
     definitions: Mutex<(Ledger<Definitions>, Definitions)>,
-    runs: Mutex<(Ledger<Vec<Run>>, Vec<Run>)>,
+    runs: Arc<Runs>,
+}
+
+struct Runs {
+    /// Oldest first.
+    known: Mutex<Vec<Run>>,
+    /// Since the last save began.
+    changed: AtomicBool,
+    ledger: Arc<tokio::sync::Mutex<Ledger<Vec<Run>>>>,
 }
 
 impl State {
@@ -140,20 +183,17 @@ impl State {
             tracing::warn!("{sentence}");
         }
         let mut history = runs.state.unwrap_or_default();
-        for run in history.iter_mut().filter(|r| r.state == Outcome::Running) {
-            run.state = Outcome::Interrupted;
-            for stage in run
-                .stages
-                .iter_mut()
-                .filter(|s| s.state == Outcome::Running)
-            {
-                stage.state = Outcome::Interrupted;
-                stage.message = "jobd stopped before it ended; run the definition again".into();
-            }
+        for run in &mut history {
+            let why = "jobd stopped before it ended; run the definition again";
+            run.cut_off(Outcome::Interrupted, why);
         }
         Ok(State {
             definitions: Mutex::new((definitions.ledger, definitions.state.unwrap_or_default())),
-            runs: Mutex::new((runs.ledger, history)),
+            runs: Arc::new(Runs {
+                known: Mutex::new(history),
+                changed: AtomicBool::new(false),
+                ledger: Arc::new(tokio::sync::Mutex::new(runs.ledger)),
+            }),
         })
     }
 
@@ -179,38 +219,61 @@ impl State {
         }
         ledger
             .save(&changed)
-            .map_err(|e| Error::Failed(format!("the definition cannot be kept: {e}")))?;
+            .map_err(|e| Error::Failed(format!("the definition cannot be kept: {}", told(&e))))?;
         *definitions = changed;
         Ok(true)
     }
 
     /// Newest first.
     pub(crate) fn runs(&self, limit: usize) -> Vec<Run> {
-        self.runs
-            .lock()
-            .expect("no panic holds it")
-            .1
-            .iter()
-            .rev()
-            .take(limit)
-            .cloned()
-            .collect()
+        let known = self.runs.known.lock().expect("no panic holds it");
+        known.iter().rev().take(limit).cloned().collect()
     }
 
-    /// Keeps a run as it now stands. A history that cannot be written must not stop a backup: that
-    /// is logged, and memory has it still.
-    pub(crate) fn keep(&self, run: &Run) {
-        let mut locked = self.runs.lock().expect("no panic holds it");
-        let (ledger, runs) = &mut *locked;
-        match runs.iter_mut().find(|r| r.id == run.id) {
+    /// Keeps a run as it now stands: from now on in memory, on the disk when the answer is ready.
+    pub(crate) fn keep(&self, run: &Run) -> JoinHandle<()> {
+        let mut known = self.runs.known.lock().expect("no panic holds it");
+        match known.iter_mut().find(|r| r.id == run.id) {
             Some(kept) => *kept = run.clone(),
-            None => runs.push(run.clone()),
+            None => known.push(run.clone()),
         }
-        let surplus = runs.len().saturating_sub(KEPT_RUNS);
-        runs.drain(..surplus);
-        if let Err(error) = ledger.save(runs) {
-            tracing::error!("the history of runs cannot be kept: {error}");
+        let surplus = known.len().saturating_sub(KEPT_RUNS);
+        known.drain(..surplus);
+        let older = known.len().saturating_sub(TOLD_RUNS);
+        for stage in known[..older].iter_mut().flat_map(|run| &mut run.stages) {
+            stage.problems = Vec::new();
         }
+        self.save()
+    }
+
+    /// Of a run that has told of no end there will be none.
+    pub(crate) fn abandon(&self, id: &str) {
+        let mut known = self.runs.known.lock().expect("no panic holds it");
+        if let Some(run) = known.iter_mut().find(|r| r.id == id) {
+            let why = "it stopped by a fault of ours; see the journal (strongroom log), and run \
+                       the definition again";
+            run.cut_off(Outcome::Failed, why);
+            self.save();
+        }
+    }
+
+    /// A history that cannot be written must not stop a backup: that is logged, and memory has it
+    /// still.
+    fn save(&self) -> JoinHandle<()> {
+        let runs = self.runs.clone();
+        runs.changed.store(true, Ordering::Release);
+        tokio::spawn(async move {
+            // waiting holds no thread, and who comes first saves for all that wait
+            let mut ledger = runs.ledger.clone().lock_owned().await;
+            if !runs.changed.swap(false, Ordering::Acquire) {
+                return;
+            }
+            let known = runs.known.lock().expect("no panic holds it").clone();
+            let saved = tokio::task::spawn_blocking(move || ledger.save(&known)).await;
+            if let Ok(Err(error)) = saved {
+                tracing::error!("the history of runs cannot be kept: {}", told(&error));
+            }
+        })
     }
 }
 
@@ -231,12 +294,11 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_run_cut_off_by_a_restart_is_interrupted() {
+    #[tokio::test]
+    async fn a_run_cut_off_by_a_restart_is_interrupted() {
         let directory = tempfile::tempdir().unwrap();
-        State::open(directory.path())
-            .unwrap()
-            .keep(&run(1, Outcome::Running));
+        let state = State::open(directory.path()).unwrap();
+        state.keep(&run(1, Outcome::Running)).await.unwrap();
         let runs = State::open(directory.path()).unwrap().runs(10);
         assert_eq!(
             (runs[0].state, runs[0].stages[0].state),
@@ -244,13 +306,38 @@ mod tests {
         );
     }
 
-    #[test]
-    fn history_is_newest_first_and_bounded() {
+    /// Every run with the longest of everything an agent may send, in what JSON makes longest.
+    #[tokio::test]
+    async fn history_is_newest_first_and_small_whatever_agents_tell() {
+        use protocol::control::{MAX_PROBLEMS, MAX_TEXT};
         let directory = tempfile::tempdir().unwrap();
         let state = State::open(directory.path()).unwrap();
-        (0..KEPT_RUNS + 5).for_each(|id| state.keep(&run(id, Outcome::Succeeded)));
+        let longest = ["\u{1}", "\"", "\u{10ffff}"].map(|c| c.repeat(MAX_TEXT / c.len()));
+        for id in 0..KEPT_RUNS + 5 {
+            let text = longest[id % longest.len()].as_str();
+            let mut run = run(id, Outcome::Failed);
+            run.stages[0].end(Outcome::Failed, text);
+            run.stages[0].add_problems(std::iter::repeat_n(text, MAX_PROBLEMS));
+            drop(state.keep(&run));
+        }
+        state.save().await.unwrap();
         let runs = state.runs(usize::MAX);
         assert_eq!((runs.len(), runs[0].id.as_str()), (KEPT_RUNS, "1004"));
+        assert_eq!(runs[TOLD_RUNS - 1].stages[0].problems.len(), KEPT_PROBLEMS);
+        let length = directory.path().join("runs").metadata().unwrap().len();
+        assert!(length < 4 << 20, "{length} bytes");
+    }
+
+    #[tokio::test]
+    async fn an_abandoned_run_has_failed_and_an_ended_one_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = State::open(directory.path()).unwrap();
+        for (id, outcome) in [(1, Outcome::Running), (2, Outcome::Succeeded)] {
+            state.keep(&run(id, outcome)).await.unwrap();
+            state.abandon(&id.to_string());
+        }
+        let states: Vec<_> = state.runs(2).iter().map(|r| r.state).collect();
+        assert_eq!(states, [Outcome::Succeeded, Outcome::Failed]);
     }
 
     #[test]
