@@ -156,7 +156,10 @@ impl Core {
         cancel: CancellationToken,
     ) -> Result<Fields, Error> {
         let began = self.begin_stage(&mut run, "backup").await;
-        let stats = back_up(&agent, &run, &definition, &progress, &cancel).await;
+        let mut stats = back_up(&agent, &run, &definition, &progress, &cancel).await;
+        if let Ok(told) = stats {
+            stats = self.confirmed(&run, told).await;
+        }
         if let Ok(stats) = &stats {
             run.snapshot = HEXLOWER.encode(&stats.snapshot);
         }
@@ -218,6 +221,30 @@ impl Core {
         begun.seconds = began.elapsed().as_secs_f64();
         self.keep(run).await;
         outcome
+    }
+
+    /// What an agent says it made, with engined's figures. Its word alone is not believed: a
+    /// captured agent must not have a backup succeed that was never made, or long ago.
+    async fn confirmed(&self, run: &Run, mut stats: Box<Stats>) -> Result<Box<Stats>, Error> {
+        let id = HEXLOWER.encode(&stats.snapshot);
+        let engine = EngineProxy::new(&self.daemon.bus).await?;
+        for snapshot in engine.snapshots(Options::new()).await? {
+            if snapshot.required::<String>("id")? == id
+                && snapshot.optional::<String>("name")?.as_ref() == Some(&run.agent)
+                && snapshot.required::<i64>("time")? >= run.started
+            {
+                stats.entries = snapshot.required("entries")?;
+                stats.logical = snapshot.required("logical")?;
+                stats.unique = snapshot.required("unique")?;
+                stats.stored = snapshot.required("stored")?;
+                return Ok(stats);
+            }
+        }
+        Err(Error::Failed(format!(
+            "the agent says that it made the snapshot {id}, but this site has no such snapshot of \
+             this run; run it again, and if that stays so, look at the protected server: what \
+             speaks for it may be no agent of ours"
+        )))
     }
 
     /// The second stage: the engine copies what the centre has not.

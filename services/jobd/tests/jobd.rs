@@ -1,7 +1,7 @@
 //! jobd as a process on a private bus, with an agent's end of the protocol and the two neighbours it
 //! asks (keyd's list of agents, engined's copy) played by the test.
 
-use contract::{Error, Fields, FieldsExt, JobsProxy, Options, field};
+use contract::{Error, Fields, FieldsExt, JobsProxy, Options, field, fields};
 use futures_util::StreamExt;
 use protocol::control::{Agent, AgentEvent, FromSite, Path, Progress, Stats};
 use protocol::frame::aio;
@@ -19,10 +19,7 @@ struct Keys;
 #[zbus::interface(name = "org.strongroom.Keys1")]
 impl Keys {
     fn agents(&self) -> Vec<Fields> {
-        vec![Fields::from([
-            ("id".into(), field("a1")),
-            ("name".into(), field("server")),
-        ])]
+        vec![fields([("id", field("a1")), ("name", field("server"))])]
     }
 }
 
@@ -32,13 +29,33 @@ struct Engine {
     up: bool,
 }
 
+/// Since any run began.
+const LATER: i64 = i64::MAX;
+
+fn snapshot(id: &str, name: &str, time: i64) -> Fields {
+    fields([
+        ("id", field(id)),
+        ("name", field(name)),
+        ("time", field(time)),
+        ("entries", field(5u64)),
+        ("logical", field(100u64)),
+        ("unique", field(60u64)),
+        ("stored", field(40u64)),
+    ])
+}
+
 #[zbus::interface(name = "org.strongroom.Engine1")]
 impl Engine {
     fn datastores(&self) -> Vec<Fields> {
-        vec![Fields::from([
-            ("id".into(), field("d1")),
-            ("role".into(), field("own")),
-        ])]
+        vec![fields([("id", field("d1")), ("role", field("own"))])]
+    }
+    fn snapshots(&self, filter: Fields) -> Vec<Fields> {
+        assert!(filter.is_empty());
+        vec![
+            snapshot(&"ab".repeat(16), "a1", LATER),
+            snapshot(&"cd".repeat(16), "a2", LATER),
+            snapshot(&"ef".repeat(16), "a1", 1),
+        ]
     }
     async fn replicate(&self, datastore: &str, options: Fields) -> Result<OwnedObjectPath, Error> {
         assert_eq!((datastore, options.len()), ("d1", 0));
@@ -49,11 +66,11 @@ impl Engine {
                     "the uplink is down; it is tried again".into(),
                 ));
             }
-            Ok(Fields::from([
-                ("snapshots".into(), field(1u32)),
-                ("frames".into(), field(3u64)),
-                ("wire".into(), field(99u64)),
-                ("present".into(), field(7u64)),
+            Ok(fields([
+                ("snapshots", field(1u32)),
+                ("frames", field(3u64)),
+                ("wire", field(99u64)),
+                ("present", field(7u64)),
             ]))
         };
         self.jobs.start("offsite-copy", |_, _| work).await
@@ -189,7 +206,12 @@ async fn a_definition_runs_both_its_stages() {
     aio::write(&mut stream, &agent.progress(progress).unwrap())
         .await
         .unwrap();
-    aio::write(&mut stream, &agent.finished(Ok(stats())).unwrap())
+    // what the engine has is shown, not what the agent says of it
+    let told = Stats {
+        unique: 1 << 60,
+        ..stats()
+    };
+    aio::write(&mut stream, &agent.finished(Ok(told)).unwrap())
         .await
         .unwrap();
     let run = b.wait(&job).await.unwrap();
@@ -207,6 +229,35 @@ async fn a_definition_runs_both_its_stages() {
     }
     let history = b.jobs.history(10).await.unwrap();
     assert_eq!(history.len(), 1);
+}
+
+/// One never made, one of another agent, and one from before the run.
+#[tokio::test]
+async fn a_snapshot_that_the_engine_has_not_of_this_run_is_no_success() {
+    let b = bench(true).await;
+    b.define().await;
+    let (mut stream, mut agent) = b.attach(true).await;
+    b.connected().await;
+    for claimed in [0x11, 0xcd, 0xef] {
+        let job = b.jobs.run("nightly", Options::new()).await.unwrap();
+        next(&mut stream, &mut agent).await;
+        let stats = Stats {
+            snapshot: [claimed; 16],
+            ..stats()
+        };
+        aio::write(&mut stream, &agent.finished(Ok(stats)).unwrap())
+            .await
+            .unwrap();
+        match b.wait(&job).await {
+            Err(Error::Failed(text)) => assert!(text.contains("no such snapshot"), "{text}"),
+            other => panic!("{other:?}"),
+        }
+        let run = &b.jobs.history(1).await.unwrap()[0];
+        assert_eq!(run.required::<String>("state").unwrap(), "failed");
+        assert_eq!(run.required::<String>("snapshot").unwrap(), "");
+        let ended = next(&mut stream, &mut agent).await;
+        assert!(matches!(ended, AgentEvent::Ended { succeeded, .. } if !succeeded));
+    }
 }
 
 #[tokio::test]
