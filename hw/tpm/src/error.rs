@@ -33,7 +33,7 @@ pub enum Error {
     )]
     OtherTpm,
     /// The blob does not load or its policy does not fit, though TPM and PCRs do.
-    #[error("the sealed key is damaged; restore it from a copy")]
+    #[error("the sealed key is damaged and nothing repairs it; set this machine up anew")]
     Blob(#[source] tss_esapi::Error),
     /// Too many wrong authorisations; the TPM waits.
     #[error(

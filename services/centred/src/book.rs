@@ -182,8 +182,8 @@ impl Book {
                 if self.sites.values().any(|site| site.identity == identity) {
                     return refuse(
                         Reason::Other,
-                        "this machine is enrolled at the centre already under another token; have \
-                         the centre remove that site, or go on with that token",
+                        "this machine is enrolled at the centre already under another token; go on \
+                         with that one, or set the machine up anew, which gives it new keys",
                     );
                 }
                 let number = crate::address::FIRST + self.numbers;
@@ -226,7 +226,8 @@ impl Book {
         let other = |(id, s): (&String, &Site)| s.datastore == datastore && id != site;
         if self.sites.iter().any(other) {
             return Err(Error::NotAuthorised(format!(
-                "the datastore {datastore} is of another site"
+                "the datastore {datastore} is of another site; set this machine up anew, which \
+                 gives it one of its own"
             )));
         }
         Ok(())

@@ -51,19 +51,27 @@ async fn change(
     let tenant = {
         let book = centre.book.lock().await;
         let site = book.sites.get(peer).ok_or_else(|| {
-            Error::NotAuthorised("this site is not on the centre's list (any more)".into())
+            Error::NotAuthorised(
+                "the centre has no such site; compare strongroom centre sites there with \
+                 strongroom status here"
+                    .into(),
+            )
         })?;
         UnparsedPublicKey::new(&ED25519, &site.identity)
             .verify(&custody::signed(nonce, &held), &signature)
             .map_err(|_| {
                 Error::NotAuthorised(
-                    "the site's signature does not fit; the centre holds what it held".into(),
+                    "the site's signature does not fit, and the centre holds what it held; try \
+                     again, and if that fails too, set the site up anew: its identity is not \
+                     the one that was enrolled"
+                        .into(),
                 )
             })?;
         if site.datastore != held.datastore {
             return Err(Error::NotAuthorised(format!(
-                "the datastore {} is not this site's",
-                held.datastore
+                "the datastore {} is not this site's, which is {}; compare strongroom centre \
+                 sites there with strongroom status here",
+                held.datastore, site.datastore
             )));
         }
         site.tenant.clone()

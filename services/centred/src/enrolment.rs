@@ -142,13 +142,15 @@ async fn grant(centre: &Centre, candidate: &Candidate, held: Held) -> Result<Gra
     let leaf = chain.first().map(Vec::as_slice).unwrap_or_default();
     if public_key(leaf) != Some(candidate.hello.identity.to_vec()) {
         return Err(Error::NotAuthorised(
-            "the certificate request is for another key than the identity it came with".into(),
+            "the certificate request is for another key than the identity it came with; enrol \
+             again, and if that fails too, set this machine up anew"
+                .into(),
         ));
     }
     let peer = keys.uplink_public_key().await?;
-    let peer = peer
-        .try_into()
-        .map_err(|_| Error::Damaged("the centre's uplink key is not 32 bytes".into()))?;
+    let peer = peer.try_into().map_err(|_| {
+        Error::Damaged("the centre's uplink key is not 32 bytes; look at its keyd's journal".into())
+    })?;
     centre
         .book
         .lock()

@@ -27,20 +27,20 @@ pub(crate) fn may_enrol(state: &State, token: &Token) -> Result<(), Error> {
         State::Unenrolled => return Ok(()),
         State::Granted(granted) => &granted.site,
         State::Site(site) => site,
-        State::Founding(_) | State::Centre(_) => {
-            return Err(Error::WrongRole(
-                "this appliance is a centre; a site is another appliance".into(),
-            ));
-        }
+        State::Founding(_) | State::Centre(_) => return Err(is_a_centre()),
     };
     if site.token == token_hash(token) {
         return Ok(());
     }
     Err(Error::AlreadyExists(format!(
         "this appliance is the site {} of {} already; a new token is for another appliance, or for \
-         this one after a reset",
+         this one set up anew",
         site.site_name, site.tenant_name
     )))
+}
+
+fn is_a_centre() -> Error {
+    Error::WrongRole("this appliance is a centre; a site is another appliance".into())
 }
 
 /// Becomes a site, from wherever it stands.
@@ -85,7 +85,7 @@ pub(crate) async fn enrol<W: World>(
             again(keeper, world, site).await
         }
         State::Site(site) => again(keeper, world, site).await,
-        State::Founding(_) | State::Centre(_) => unreachable!("may_enrol refuses these"),
+        State::Founding(_) | State::Centre(_) => Err(is_a_centre()),
     }
 }
 
@@ -98,10 +98,9 @@ pub(crate) async fn settle<W: World>(
     world.tell("keeping the centre's grant");
     world.complete(&grant, &fleet).await?;
     world.tell("configuring the uplink");
-    let portal: Endpoint = site
-        .endpoint
-        .parse()
-        .map_err(|_| Error::Damaged("the centre's endpoint kept here is none".into()))?;
+    let portal: Endpoint = site.endpoint.parse().map_err(|_| {
+        Error::Damaged("the centre's endpoint kept here is none; set this appliance up anew".into())
+    })?;
     let uplink = Uplink::Site {
         address: grant.address.clone(),
         peer: grant.peer,
@@ -200,7 +199,7 @@ pub(crate) fn may_found(state: &State, wanted: Founding) -> Result<Founding, Err
         return Ok(same);
     }
     Err(Error::AlreadyExists(format!(
-        "this appliance is the centre {} at {} already",
+        "this appliance is the centre {} at {} already; make another centre of another appliance",
         before.name, before.endpoint
     )))
 }

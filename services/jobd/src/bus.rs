@@ -3,7 +3,7 @@
 use crate::run::Core;
 use crate::state::Definition;
 use crate::{journal, session};
-use contract::{Error, Fields, FieldsExt, KeysProxy, field};
+use contract::{Error, Fields, FieldsExt, KeysProxy, field, fields};
 use std::sync::Arc;
 use zbus::message::Header;
 use zbus::zvariant::{OwnedFd, OwnedObjectPath};
@@ -32,13 +32,15 @@ impl Jobs {
 }
 
 fn valid_name(name: &str) -> Result<(), Error> {
-    let fits = (1..=64).contains(&name.len()) && !name.chars().any(char::is_control);
-    if fits {
-        Ok(())
-    } else {
-        Err(Error::InvalidArgument(
-            "a definition's name has 1 to 64 bytes".into(),
-        ))
+    let refuse = |why: String| Err(Error::InvalidArgument(why));
+    if name.chars().any(char::is_control) {
+        return refuse("a definition's name has no control characters; leave them out".into());
+    }
+    match name.len() {
+        1..=64 => Ok(()),
+        length => refuse(format!(
+            "a definition's name has 1 to 64 bytes, and this one {length}; give another"
+        )),
     }
 }
 
@@ -72,20 +74,15 @@ impl Jobs {
                 } else {
                     vec!["backup"]
                 };
-                Fields::from([
-                    ("name".to_owned(), field(name)),
-                    (
-                        "connected".to_owned(),
-                        field(self.core.agents.get(&definition.agent).is_some()),
-                    ),
-                    (
-                        "agent_name".to_owned(),
-                        field(agent_name.map_or("", |(_, name)| name)),
-                    ),
-                    ("agent".to_owned(), field(definition.agent)),
-                    ("paths".to_owned(), field(definition.paths)),
-                    ("excludes".to_owned(), field(definition.excludes)),
-                    ("stages".to_owned(), field(stages)),
+                let connected = self.core.agents.get(&definition.agent).is_some();
+                fields([
+                    ("name", field(name)),
+                    ("connected", field(connected)),
+                    ("agent_name", field(agent_name.map_or("", |(_, name)| name))),
+                    ("agent", field(definition.agent)),
+                    ("paths", field(definition.paths)),
+                    ("excludes", field(definition.excludes)),
+                    ("stages", field(stages)),
                 ])
             })
             .collect())

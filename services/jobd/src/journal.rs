@@ -1,6 +1,6 @@
 //! What our daemons have told the journal, by `journalctl`.
 
-use contract::{Error, Fields, field};
+use contract::{Error, Fields, field, fields};
 use serde_json::Value as Json;
 
 /// Most entries answered at once.
@@ -34,19 +34,22 @@ pub(crate) async fn read(
     let output = command
         .output()
         .await
-        .map_err(|e| Error::Failed(format!("journalctl cannot be run: {e}")))?;
+        .map_err(|e| unreadable(format!("journalctl cannot be run: {e}")))?;
     if !output.status.success() {
         let told = String::from_utf8_lossy(&output.stderr);
-        return Err(Error::Failed(format!(
-            "the journal cannot be read: {}",
-            told.trim()
-        )));
+        return Err(unreadable(format!("journalctl says: {}", told.trim())));
     }
     Ok(output
         .stdout
         .split(|b| *b == b'\n')
         .filter_map(entry)
         .collect())
+}
+
+fn unreadable(why: String) -> Error {
+    Error::Failed(format!(
+        "the journal cannot be read ({why}); restart strongroom-jobd or the appliance, then ask again"
+    ))
 }
 
 /// One line of journalctl's JSON (systemd's "Journal JSON Format"); None for what is not ours.
@@ -76,11 +79,11 @@ fn entry(line: &[u8]) -> Option<Fields> {
         _ => ("info", message),
     };
     let time: i64 = text("__REALTIME_TIMESTAMP")?.parse().ok()?;
-    Some(Fields::from([
-        ("time".to_owned(), field(time)),
-        ("daemon".to_owned(), field(daemon)),
-        ("level".to_owned(), field(level)),
-        ("message".to_owned(), field(message)),
+    Some(fields([
+        ("time", field(time)),
+        ("daemon", field(daemon)),
+        ("level", field(level)),
+        ("message", field(message)),
     ]))
 }
 

@@ -53,7 +53,8 @@ pub(crate) fn choose(
         own.find(|(name, _)| **name == request.definition)
             .ok_or_else(|| {
                 Error::NotFound(format!(
-                    "there is no backup definition {} for this server",
+                    "there is no backup definition {} for this server; `strongroom jobs` on the \
+                     appliance lists them",
                     request.definition
                 ))
             })?

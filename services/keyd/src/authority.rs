@@ -128,13 +128,15 @@ pub(crate) fn issue(
         (certificate(store, which)?, store.get(which.key_entry())?)
     else {
         return Err(Error::NotReady(
-            "this appliance has no such authority yet".into(),
+            "this appliance signs no such certificates yet; make it a site with strongroom enrol, \
+             or a centre with strongroom centre init"
+                .into(),
         ));
     };
     let public = requested_key(csr)?;
     let signer = Signer::new(Kind::P256, &pkcs8)?;
     let issuer = Issuer::from_ca_cert_der(&certificate.as_slice().into(), signer)
-        .map_err(|_| Error::Damaged("the authority's certificate cannot be read".into()))?;
+        .map_err(|_| damaged(which.certificate_entry()))?;
     let (subject, san, usage) = match leaf {
         Leaf::Agent { id } => (
             format!("agent {id}"),
@@ -232,7 +234,11 @@ fn parse(der: &[u8]) -> Option<X509Certificate<'_>> {
 
 /// The key a PKCS#10 request asks a certificate for, when the request is signed by it.
 fn requested_key(csr: &[u8]) -> Result<SubjectPublicKeyInfo, Error> {
-    let refuse = |why: &str| Error::InvalidArgument(format!("the certificate request {why}"));
+    let refuse = |why: &str| {
+        Error::InvalidArgument(format!(
+            "the certificate request {why}; try again with the newest release at both ends"
+        ))
+    };
     if csr.len() > MAX_DER {
         return Err(refuse("is too long"));
     }

@@ -4,7 +4,7 @@ use crate::authority::{self, Chain, Leaf, Which};
 use crate::keys::{self, Role};
 use crate::releases::Release;
 use crate::share::{self, Share};
-use crate::store::{Changes, Store};
+use crate::store::{Changes, Store, damaged};
 use crate::wrap::{Key, Secret};
 use crate::{custody, require_id, require_name};
 use contract::Error;
@@ -95,7 +95,9 @@ pub(crate) fn hold(store: &mut Store, datastore: &str, held: &Held) -> Result<()
     require_id(&held.tenant, "tenant")?;
     require_datastore(datastore)?;
     if held.keyset.len() > MAX_KEYSET {
-        return Err(Error::InvalidArgument("the keyset is too long".into()));
+        return Err(Error::InvalidArgument(
+            "the keyset is too long; update the site".into(),
+        ));
     }
     match &held.custody {
         HeldKey::Msp(wrapped) => {
@@ -109,7 +111,8 @@ pub(crate) fn hold(store: &mut Store, datastore: &str, held: &Held) -> Result<()
     let before: Option<Held> = store.get_json(&name)?;
     if before.is_some_and(|before| before.tenant != held.tenant) {
         return Err(Error::NotAuthorised(format!(
-            "the datastore {datastore} belongs to another tenant"
+            "the datastore {datastore} belongs to another tenant; set the site up anew, which gives \
+             it one of its own"
         )));
     }
     store.apply(Changes::default().put_json(name, held))
@@ -131,7 +134,7 @@ pub(crate) fn release(
     require_centre(store)?;
     if reason.len() > 1000 {
         return Err(Error::InvalidArgument(
-            "the reason is longer than 1000 bytes".into(),
+            "the reason is longer than 1000 bytes; shorten it".into(),
         ));
     }
     let held = held(store, datastore)?;
@@ -160,9 +163,7 @@ fn held(store: &Store, datastore: &str) -> Result<Held, Error> {
 }
 
 fn open_msp(store: &Store, datastore: &str, held: &Held, wrapped: &[u8]) -> Result<Secret, Error> {
-    let wrap: Key = store
-        .get_key(WRAP)?
-        .ok_or_else(|| Error::Damaged("the wrap key is missing from the key store".into()))?;
+    let wrap: Key = store.get_key(WRAP)?.ok_or_else(|| damaged(WRAP))?;
     custody::open(wrapped, &held.tenant, &wrap)
         .and_then(|key| custody::unwrap_keyset(&key, datastore, &held.keyset))
         .ok_or_else(|| {

@@ -1,6 +1,7 @@
 //! What leaves a site so that its data can be read elsewhere (docs/protocol.md, "Custody"): the
 //! keyset under the tenant key, and the tenant key to the centre (HPKE) or in shares.
 
+use crate::store::damaged;
 use crate::wrap::{self, Key, Secret};
 use contract::Error;
 use hpke::aead::AesGcm256;
@@ -25,8 +26,7 @@ pub(crate) fn x25519_public(private: &Key) -> Result<[u8; 32], Error> {
 }
 
 fn read_private(private: &Key) -> Result<Private, Error> {
-    Private::from_bytes(&private[..])
-        .map_err(|_| Error::Damaged("an X25519 key of the key store is damaged".into()))
+    Private::from_bytes(&private[..]).map_err(|_| damaged("of an X25519 key"))
 }
 
 /// Seals a tenant key to the centre's wrap key.

@@ -79,8 +79,11 @@ pub(crate) fn read(directory: &Path) -> Result<Vec<Release>, Error> {
         file.take(SHOWN).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
-    let bytes = read()
-        .map_err(|error| Error::Failed(format!("the log of releases cannot be read: {error}")))?;
+    let bytes = read().map_err(|error| {
+        Error::Failed(format!(
+            "the log of releases cannot be read ({error}); look at the disk of the state volume"
+        ))
+    })?;
     // torn lines, at a power cut or where the end of a long log begins, are no releases
     Ok(bytes
         .split(|b| *b == b'\n')

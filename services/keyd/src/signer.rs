@@ -1,5 +1,6 @@
 //! Key pairs as rcgen wants them, straight from their PKCS#8, without a further copy of it.
 
+use crate::store::damaged;
 use crate::wrap::Secret;
 use contract::Error;
 use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PublicKeyData, SignatureAlgorithm, SigningKey};
@@ -45,9 +46,7 @@ impl Signer {
             )
             .map(Pair::P256),
         };
-        pair.map(Signer).map_err(|_| {
-            Error::Damaged("a key pair of the key store is damaged; restore it from a copy".into())
-        })
+        pair.map(Signer).map_err(|_| damaged("of a key pair"))
     }
 
     /// Ed25519: 64 bytes; P-256: DER.

@@ -159,7 +159,8 @@ pub(crate) fn complete(store: &mut Store, chain: Chain, fleet: &[u8]) -> Result<
     let pinned = authority::certificate(store, Which::Fleet)?;
     if pinned.is_some_and(|pinned| pinned != fleet) {
         return Err(Error::AlreadyExists(
-            "this site is enrolled with another centre already".into(),
+            "this site is enrolled with another centre already; set it up anew to enrol it here"
+                .into(),
         ));
     }
     let signer = Signer::new(Kind::Ed25519, &keys::identity(store)?)?;
@@ -200,9 +201,9 @@ pub(crate) fn datastore_keyset(store: &Store, datastore: &str) -> Result<Secret,
             enrolment.datastore
         )));
     }
-    let key = store.get_key::<32>(&tenant_entry(&enrolment.tenant))?;
-    let key =
-        key.ok_or_else(|| Error::Damaged("the tenant key is missing from the key store".into()))?;
+    let entry = tenant_entry(&enrolment.tenant);
+    let key = store.get_key::<32>(&entry)?;
+    let key = key.ok_or_else(|| damaged(&entry))?;
     Ok(keyset(store, datastore, &key)?.encode())
 }
 
@@ -211,11 +212,7 @@ fn keyset(store: &Store, datastore: &str, key: &Key) -> Result<format::Keyset, E
         .get(&keyset_entry(datastore))?
         .and_then(|wrapped| custody::unwrap_keyset(key, datastore, &wrapped))
         .and_then(|bytes| format::Keyset::decode(&bytes).ok())
-        .ok_or_else(|| {
-            Error::Damaged(format!(
-                "the keys of the datastore {datastore} are damaged; restore the key store from a copy"
-            ))
-        })
+        .ok_or_else(|| damaged(&keyset_entry(datastore)))
 }
 
 fn new_keyset() -> Result<format::Keyset, Error> {

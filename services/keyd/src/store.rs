@@ -14,6 +14,9 @@ use tpm::Sealed;
 use zeroize::Zeroizing;
 
 const PURPOSE: &str = "entry";
+/// No copy is made of a key store, so that its keys can be nowhere else.
+const ANEW: &str = "nothing repairs it, so set this appliance up anew: a site with a new token of its \
+                    centre, which has the offsite copies";
 
 /// The file's content.
 #[derive(Clone, Serialize, Deserialize)]
@@ -88,7 +91,7 @@ impl Store {
         let found = HEXLOWER.decode(saved.check.as_bytes()).unwrap_or_default();
         hmac::verify(&mac_key(&root), &encoded(&saved.entries), &found).map_err(|_| {
             Error::Damaged(format!(
-                "the key store {} was altered by something other than keyd; restore it from a copy",
+                "the key store {} was altered by something other than keyd; {ANEW}",
                 ledger.path().display()
             ))
         })?;
@@ -201,8 +204,9 @@ fn check(root: &Key, entries: &BTreeMap<String, String>) -> hmac::Tag {
     hmac::sign(&mac_key(root), &encoded(entries))
 }
 
+/// An entry that is missing, or no more what keyd wrote.
 pub(crate) fn damaged(name: &str) -> Error {
     Error::Damaged(format!(
-        "the entry {name} of the key store is damaged; restore the store from a copy"
+        "the entry {name} of the key store is damaged; {ANEW}"
     ))
 }

@@ -1,4 +1,4 @@
-//! Small texts: names from outside, errors for people, the time.
+//! Small texts: names from outside.
 
 use contract::Error;
 

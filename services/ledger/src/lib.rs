@@ -42,7 +42,7 @@ pub enum Error {
         source: io::Error,
     },
     /// There is state, and neither generation of it can be read.
-    #[error("{} is damaged ({why}), and so is or missing the generation before it; restore both from a copy, or remove them to start anew", path.display())]
+    #[error("{} is damaged ({why}), and so is or missing the generation before it; remove both to start anew without what they held", path.display())]
     Corrupt {
         /// The newest generation's file.
         path: PathBuf,
@@ -58,7 +58,7 @@ pub enum Error {
         source: serde_json::Error,
     },
     /// The value is larger than [`MAX_LEN`].
-    #[error("{} would become larger than {} MiB and was left as it was", path.display(), MAX_LEN >> 20)]
+    #[error("{} would become larger than {} MiB and was left as it was; it should never, so take back what was last added and report it", path.display(), MAX_LEN >> 20)]
     TooLarge {
         /// The file.
         path: PathBuf,

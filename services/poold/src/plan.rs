@@ -137,7 +137,7 @@ pub fn next(view: &View, memory: &Memory) -> Verdict {
             unfinished()
         } else if memory.keyless.contains(&pool) {
             locked(format!(
-                "keyd has no key of the pool {pool}: its disks are of another appliance; take them out, or restore this appliance's keys"
+                "keyd has no key of the pool {pool}: its disks are of another appliance, or of this one before it was set up anew; put them into the one they are of, or take them out"
             ))
         } else {
             Verdict {

@@ -266,8 +266,8 @@ impl Worker {
             let mut key = Zeroizing::new([0; KEY_LEN]);
             if bytes.len() != key.len() {
                 return Err(Error::Damaged(format!(
-                    "keyd gave an uplink key of {} bytes, not of {KEY_LEN}; restore keyd's store \
-                     from a copy",
+                    "keyd gave an uplink key of {} bytes, not of {KEY_LEN}; bring keyd and uplinkd \
+                     to the same release",
                     bytes.len()
                 )));
             }
