@@ -99,11 +99,12 @@ fn write(
     events: &mut mpsc::Receiver<Event>,
 ) -> Result<Option<Report>> {
     // nothing is made at the target before the snapshot is known to open
-    let Some(mut event) = events.blocking_recv() else {
+    let Some(first) = events.blocking_recv() else {
         return Ok(None);
     };
     let mut writer = Writer::new(target, options)?;
-    loop {
+    let mut next = Some(first);
+    while let Some(event) = next {
         match event {
             Event::Entry(entry) => writer.begin(&entry)?,
             Event::Data(bytes) => writer.data(&bytes)?,
@@ -112,12 +113,7 @@ fn write(
             Event::End { .. } => return Ok(Some(writer.finish()?)),
             Event::Failed(sentence) => return Err(Error::Refused(sentence)),
         }
-        event = match events.blocking_recv() {
-            Some(event) => event,
-            None => {
-                writer.abandon("the restore ended before this file was complete; restore again");
-                return Ok(None);
-            }
-        };
+        next = events.blocking_recv();
     }
+    Ok(None)
 }

@@ -262,6 +262,24 @@ fn a_part_of_a_tree_gets_plain_directories_above_it() {
 }
 
 #[test]
+fn a_restore_that_ends_inside_a_file_leaves_no_part_of_it() {
+    let temp = tempfile::tempdir().unwrap();
+    for options in [Options::default(), OVERWRITE] {
+        let mut writer = Writer::new(temp.path(), options).unwrap();
+        for path in ["a", "b"] {
+            let mut file = entry(path, Kind::File);
+            file.size = 4;
+            writer.begin(&file).unwrap();
+            writer.data(b"half").unwrap();
+        }
+        drop(writer);
+        let left = fs::read_dir(temp.path()).unwrap();
+        let left: Vec<_> = left.map(|found| found.unwrap().file_name()).collect();
+        assert_eq!(left, ["a"]);
+    }
+}
+
+#[test]
 fn content_that_cannot_be_had_leaves_nothing_behind() {
     let temp = tempfile::tempdir().unwrap();
     fs::write(temp.path().join("kept"), "old").unwrap();

@@ -18,7 +18,8 @@
 //!
 //! An entry that cannot be written is a [`Problem`] in the [`Report`] and the rest goes on: its
 //! data is then taken and dropped. Only what stops everything (a full disk, a device that fails)
-//! is an error, after which the writer is of no more use.
+//! is an error, after which the writer is of no more use. A file left open when the writer is
+//! dropped is removed: under its name there is all of a file, or nothing.
 //!
 //! # Order
 //!
@@ -241,7 +242,7 @@ impl Writer {
             let synced = synced.map_err(|e| self.failure(b"", "cannot be written to disk", e));
             self.settle(synced)?;
         }
-        Ok(self.report)
+        Ok(std::mem::take(&mut self.report))
     }
 
     /// What was done until now.
@@ -369,6 +370,14 @@ impl Writer {
         if let Ok(dir) = self.dir(&file.entry.path) {
             // the failure that led here is the one to report
             let _ = unlinkat(&dir, name, AtFlags::empty());
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if let Some(file) = self.file.take() {
+            self.remove_file(&file);
         }
     }
 }
