@@ -2,7 +2,7 @@
 
 use super::{Session, secret, show, snapshots, told};
 use crate::store::{meter::Meter, tell};
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use contract::{EngineProxy, FieldsExt, Options};
 use engine::Progress;
@@ -11,7 +11,7 @@ use protocol::frame;
 use protocol::restore::{Event, Item, Receiver};
 use serde_json::json;
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -87,49 +87,109 @@ pub(super) async fn restore(session: &Session, restore: &Restore) -> Result<()> 
     Ok(())
 }
 
-fn receive(stream: File, target: &Path, progress: &Progress) -> Result<Report> {
+fn receive(stream: impl Read, target: &Path, progress: &Progress) -> Result<Report> {
     let mut stream = BufReader::with_capacity(1 << 20, stream);
     let mut receiver = Receiver::default();
-    let mut writer: Option<Writer> = None;
-    let mut open = false;
-    loop {
-        let item: Item = frame::read(&mut stream)?.ok_or_else(|| {
-            anyhow!("engined ended before the snapshot did; see `strongroom log --daemon engined`")
-        })?;
-        let event = receiver.receive(item)?;
-        // nothing is made at the target before the snapshot is known to open
-        let sink = match (&mut writer, &event) {
-            (None, Event::Failed(sentence)) => bail!("{sentence}"),
-            (Some(writer), _) => writer,
-            (none, _) => none.insert(Writer::new(target, Writing::default())?),
-        };
-        if open && matches!(event, Event::Entry(_) | Event::End { .. }) {
-            sink.end()?;
+    let mut next = || -> Result<Event> {
+        let item: Item = frame::read(&mut stream)?.context(
+            "engined ended before the snapshot did; see `strongroom log --daemon engined`",
+        )?;
+        match receiver.receive(item)? {
+            Event::Failed(sentence) => bail!("{sentence}"),
+            event => Ok(event),
         }
+    };
+    // nothing is made at the target before the snapshot is known to open
+    let mut event = next()?;
+    let mut writer = Writer::new(target, Writing::default())?;
+    loop {
         match event {
             Event::Entry(entry) => {
-                sink.begin(&entry)?;
+                writer.begin(&entry)?;
                 progress.add_file();
-                open = true;
             }
             Event::Data(bytes) => {
-                sink.data(&bytes)?;
+                writer.data(&bytes)?;
                 progress.add_bytes(bytes.len() as u64);
             }
-            Event::Hole(length) => {
-                sink.hole(length)?;
-                progress.add_bytes(length);
-            }
-            Event::Lost(sentence) => {
-                sink.abandon(&sentence);
-                open = false;
-            }
-            Event::End { .. } => break,
+            // the whole that progress is of has no holes in it
+            Event::Hole(length) => writer.hole(length)?,
+            Event::Lost(sentence) => writer.abandon(&sentence),
+            Event::End { .. } => return Ok(writer.finish()?),
             Event::Failed(sentence) => bail!("{sentence}"),
         }
+        event = next()?;
     }
-    writer
-        .context("an empty snapshot")?
-        .finish()
-        .map_err(Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use format::entry::{Entry, Kind, Timestamp};
+
+    fn file(path: &str, size: u64) -> Item {
+        let entry = Entry {
+            path: path.into(),
+            kind: Kind::File,
+            mode: 0o600,
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            user: vec![],
+            group: vec![],
+            modified: Timestamp::default(),
+            xattrs: vec![],
+            size,
+            content: vec![],
+        };
+        Item::Entry(Box::new((&entry).into()))
+    }
+
+    fn stream(items: &[Item]) -> Vec<u8> {
+        items
+            .iter()
+            .flat_map(|i| frame::encode(i).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn progress_counts_data_and_no_holes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (entries, bytes) = (2, (1 << 30) + 3 + 4);
+        let items = [
+            file("a", (1 << 30) + 3),
+            Item::Hole(1 << 30),
+            Item::Data(vec![1; 3]),
+            file("b", 4),
+            Item::Data(vec![2; 4]),
+            Item::End { entries, bytes },
+        ];
+        let progress = Progress::default();
+        let report = receive(&stream(&items)[..], dir.path(), &progress).unwrap();
+        assert_eq!((report.entries, report.bytes), (2, 7));
+        assert_eq!((progress.counts().files, progress.counts().bytes), (2, 7));
+    }
+
+    #[test]
+    fn a_snapshot_that_does_not_come_whole_is_an_error_and_no_part_of_a_file_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let items = [
+            file("a", 1),
+            Item::Data(vec![1]),
+            file("b", 2),
+            Item::Data(vec![2]),
+            Item::failed("a disk failed"),
+        ];
+        for (count, why) in [(4, "engined ended before"), (5, "a disk failed")] {
+            let target = dir.path().join(why);
+            let stream = stream(&items[..count]);
+            let error = receive(&stream[..], &target, &Progress::default()).unwrap_err();
+            assert!(error.to_string().starts_with(why), "{error}");
+            assert!(target.join("a").exists() && !target.join("b").exists());
+        }
+        // nor is anything made for one that does not open
+        let target = dir.path().join("none");
+        let stream = stream(&items[4..]);
+        receive(&stream[..], &target, &Progress::default()).unwrap_err();
+        assert!(!target.exists());
+    }
 }
