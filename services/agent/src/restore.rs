@@ -9,6 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use tokio::sync::mpsc;
 
+/// Most bytes of a list of snapshots: 2^20 of them, the most of a datastore, as they commonly are.
+const MAX_LIST: usize = 256 << 20;
+
 /// How far a restore has come.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -21,22 +24,42 @@ pub struct Counters {
 /// The snapshots this agent may restore, newest first, over a session of kind `List` that is open.
 ///
 /// # Errors
-/// The stream fails, or the appliance refuses.
+/// The stream fails, the appliance refuses, or the list is longer than an agent takes.
 pub async fn list(stream: &mut impl Stream) -> Result<Vec<Listed>> {
+    list_within(MAX_LIST, stream).await
+}
+
+async fn list_within(most: usize, stream: &mut impl Stream) -> Result<Vec<Listed>> {
     let mut snapshots = Vec::new();
+    let mut left = most;
     loop {
         match session::expect(stream).await? {
-            ListItem::Snapshot(snapshot) => snapshots.push(*snapshot),
+            ListItem::Snapshot(snapshot) => {
+                left = left.checked_sub(weight(&snapshot)).ok_or_else(|| {
+                    Error::Refused(format!(
+                        "the appliance's list of snapshots is longer than the {} MiB an agent \
+                         takes; see it there (`strongroom snapshots`), and restore there \
+                         (`strongroom restore`)",
+                        most >> 20
+                    ))
+                })?;
+                snapshots.push(*snapshot);
+            }
             ListItem::End => {
                 let _ = tokio::io::AsyncWriteExt::shutdown(stream).await;
                 return Ok(snapshots);
             }
             ListItem::Failed(sentence) => return Err(Error::Refused(sentence)),
         }
-        if snapshots.len() > protocol::replication::MAX_SNAPSHOTS {
-            return Err(protocol::WireError::Unexpected("a list without end").into());
-        }
     }
+}
+
+/// Bytes it takes here.
+fn weight(listed: &Listed) -> usize {
+    let paths = listed.paths.iter();
+    size_of::<Listed>()
+        + listed.host.len()
+        + paths.map(|p| size_of_val(p) + p.0.len()).sum::<usize>()
 }
 
 /// Restores a snapshot below `target`, over a session of kind `Restore` that is open. `path`: only
@@ -116,4 +139,41 @@ fn write(
         next = events.blocking_recv();
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::intake::Path;
+
+    #[tokio::test]
+    async fn a_list_without_end_ends_at_a_size() {
+        let snapshot = Listed {
+            snapshot: [1; 16],
+            time: 0,
+            host: "server".into(),
+            paths: vec![Path(vec![b'a'; 1000]); 64],
+            entries: 0,
+            logical: 0,
+            unique: 0,
+            problems: 0,
+        };
+        let (mut ours, mut theirs) = tokio::io::duplex(1 << 16);
+        let endless = tokio::spawn(async move {
+            let item = ListItem::Snapshot(Box::new(snapshot));
+            let mut sent = 0;
+            while aio::write(&mut theirs, &item).await.is_ok() {
+                sent += 1;
+            }
+            sent
+        });
+        let error = list_within(1 << 20, &mut ours).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the appliance's list of snapshots is longer than the 1 MiB an agent takes; see it \
+             there (`strongroom snapshots`), and restore there (`strongroom restore`)"
+        );
+        drop(ours);
+        assert!(endless.await.unwrap() < 20);
+    }
 }
