@@ -13,12 +13,19 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 const MAGIC: &[u8; 8] = b"SRSEEN\x01\n";
 /// Bytes before the first record: magic, key check, bytes of content in the whole, and their CRC.
 const HEADER: usize = 8 + 16 + 8 + 4;
-/// Longest record: what a file of some TB takes.
-const MAX_RECORD: usize = 1 << 30;
+/// Most runs of a file that is remembered: 128 GiB in chunks of 64 KiB, the average. A run takes 40
+/// bytes here, about as many in the question to the site and in the record, so such a file comes to
+/// some 400 MB of the 1 GiB the service may have. A longer one is read each time.
+pub(super) const MAX_RUNS: usize = 1 << 21;
+/// Longest record: so many runs of at most 38 bytes (kind, digest, length), and the path.
+const MAX_RECORD: usize = 38 * MAX_RUNS + 2 * format::entry::MAX_PATH;
+/// A memory that no backup renewed for so long is of paths that are not backed up any more.
+const UNUSED: Duration = Duration::from_secs(90 * 24 * 3600);
 
 fn crc_of(bytes: &[u8]) -> [u8; 4] {
     crc32fast::hash(bytes).to_le_bytes()
@@ -44,18 +51,28 @@ pub fn cache_name(paths: &[PathBuf], excludes: &[Vec<u8>]) -> String {
     hasher.finalize().to_hex()[..32].to_owned()
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct Record {
     path: Vec<u8>,
     fingerprint: Vec<u8>,
     runs: Vec<Run>,
 }
 
+/// A record whose runs are not unpacked yet.
+#[derive(Deserialize)]
+struct Packed {
+    path: Vec<u8>,
+    fingerprint: Vec<u8>,
+    count: u64,
+    #[serde(skip)]
+    runs: Vec<u8>,
+}
+
 /// The last backup's memory.
 pub(super) struct Reader {
     file: BufReader<File>,
     total: u64,
-    next: Option<Record>,
+    next: Option<Packed>,
 }
 
 impl Reader {
@@ -100,20 +117,22 @@ impl Reader {
         }
         let record = self.next.take()?;
         self.advance();
-        let mut size = 0_u64;
-        let runs = record.runs.into_iter().map(|run| {
+        let (mut size, mut left) = (0_u64, &record.runs[..]);
+        let extents = (0..record.count).map(|_| {
+            let (run, rest) = postcard::take_from_bytes::<Run>(left).ok()?;
+            left = rest;
             let extent = run.check().ok()?;
             size = size.checked_add(length_of(&extent))?;
             Some(extent)
         });
-        runs.collect()
+        extents.collect()
     }
 
     fn advance(&mut self) {
         self.next = self.record();
     }
 
-    fn record(&mut self) -> Option<Record> {
+    fn record(&mut self) -> Option<Packed> {
         let mut prefix = [0; 8];
         self.file.read_exact(&mut prefix).ok()?;
         let (length, check) = prefix.split_first_chunk::<4>()?;
@@ -126,8 +145,29 @@ impl Reader {
             .take(length as u64)
             .read_to_end(&mut bytes)
             .ok()?;
-        let whole = bytes.len() == length && crc_of(&bytes) == *check;
-        whole.then(|| postcard::from_bytes(&bytes).ok()).flatten()
+        if bytes.len() != length || crc_of(&bytes) != *check {
+            return None;
+        }
+        let (mut record, runs) = postcard::take_from_bytes::<Packed>(&bytes).ok()?;
+        let at = bytes.len() - runs.len();
+        record.runs = bytes.split_off(at);
+        (record.count <= MAX_RUNS as u64).then_some(record)
+    }
+}
+
+/// Removes what no backup will want any more.
+fn sweep(dir: &Path) {
+    for found in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = found.path();
+        let unwanted = if path.extension().is_some_and(|e| e == "new") {
+            File::open(&path).is_ok_and(|file| file.try_lock().is_ok())
+        } else {
+            let modified = found.metadata().and_then(|m| m.modified());
+            modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > UNUSED))
+        };
+        if unwanted {
+            let _ = fs::remove_file(path);
+        }
     }
 }
 
@@ -143,11 +183,13 @@ impl Writer {
     /// Begins; `None` when it cannot be written, which costs the next backup its speed only.
     pub(super) fn create(path: &Path, key_check: [u8; 16]) -> Option<Self> {
         let temporary = path.with_extension(format!("{}.new", std::process::id()));
+        let dir = path.parent()?;
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
-            .create(path.parent()?)
+            .create(dir)
             .ok()?;
+        sweep(dir);
         let mut options = OpenOptions::new();
         let file = options
             .write(true)
@@ -155,7 +197,10 @@ impl Writer {
             .truncate(true)
             .mode(0o600)
             .open(&temporary);
-        let mut file = BufWriter::with_capacity(1 << 18, file.ok()?);
+        let file = file.ok()?;
+        // tells it from what a run that was killed has left
+        file.try_lock().ok()?;
+        let mut file = BufWriter::with_capacity(1 << 18, file);
         let header = [&MAGIC[..], &key_check, &[0; 8 + 4]].concat();
         file.write_all(&header).ok()?;
         Some(Self {
@@ -166,8 +211,11 @@ impl Writer {
         })
     }
 
-    /// Remembers a file.
+    /// Remembers a file, if it is not too long for that.
     pub(super) fn add(&mut self, path: &[u8], fingerprint: &Fingerprint, content: &[Extent]) {
+        if content.len() > MAX_RUNS {
+            return;
+        }
         let record = Record {
             path: path.to_vec(),
             fingerprint: fingerprint.to_bytes().to_vec(),
@@ -178,9 +226,6 @@ impl Writer {
 
     fn write(&mut self, record: &Record) -> Option<()> {
         let bytes = postcard::to_stdvec(record).ok()?;
-        if bytes.len() > MAX_RECORD {
-            return Some(());
-        }
         self.file
             .write_all(&(bytes.len() as u32).to_le_bytes())
             .ok()?;
@@ -325,6 +370,57 @@ mod tests {
             }
             reader.unchanged(b"b", &found.fingerprint);
         }
+    }
+
+    #[test]
+    fn a_file_of_more_runs_than_memory_allows_is_not_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a", "b"] {
+            fs::write(dir.path().join(name), name).unwrap();
+        }
+        let walk = Walk::new(&[dir.path().into()], Options::default()).unwrap();
+        let found: Vec<_> = walk
+            .filter_map(Result::ok)
+            .filter(Found::is_file)
+            .map(|f| f.fingerprint)
+            .collect();
+        let path = dir.path().join("caches/x");
+        let many = vec![Extent::Hole { length: 1 }; MAX_RUNS + 1];
+        let mut writer = Writer::create(&path, [1; 16]).unwrap();
+        writer.add(b"a", &found[0], &many);
+        writer.add(b"b", &found[1], &many[1..]);
+        writer.finish(0);
+        let mut reader = Reader::open(&path, [1; 16]).unwrap();
+        assert_eq!(reader.unchanged(b"a", &found[0]), None);
+        assert!(reader.unchanged(b"b", &found[1]).is_some());
+        // and what says it has them is damaged
+        let mut writer = Writer::create(&path, [1; 16]).unwrap();
+        let record = Record {
+            path: b"a".to_vec(),
+            fingerprint: found[0].to_bytes().to_vec(),
+            runs: many.iter().map(Run::from).collect(),
+        };
+        writer.write(&record).unwrap();
+        writer.finish(0);
+        let mut reader = Reader::open(&path, [1; 16]).unwrap();
+        assert_eq!(reader.unchanged(b"a", &found[0]), None);
+    }
+
+    #[test]
+    fn what_no_backup_will_want_goes_when_one_begins() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let [killed, old, young] = ["x.1.new", "old", "young"].map(at);
+        let under_way = Writer::create(&at("other"), [1; 16]).unwrap();
+        for path in [&killed, &old, &young] {
+            fs::write(path, "").unwrap();
+        }
+        let months_ago = std::time::SystemTime::now() - UNUSED - Duration::from_secs(60);
+        File::open(&old).unwrap().set_modified(months_ago).unwrap();
+        Writer::create(&at("x"), [1; 16]).unwrap().finish(0);
+        assert!(!killed.exists() && !old.exists() && young.exists());
+        under_way.finish(0);
+        assert!(at("other").exists() && at("x").exists());
     }
 
     #[test]

@@ -12,7 +12,8 @@ use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::SystemTime;
-use tokio::sync::mpsc;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// What the reader finds, in the order in which the site is to have it.
 pub(super) enum Item {
@@ -20,8 +21,8 @@ pub(super) enum Item {
     Chunk(Digest, Vec<u8>),
     /// An entry with its content; the fingerprint when it may be remembered.
     Entry(Box<Entry>, Option<Fingerprint>),
-    /// A file that is as it was when it had this content.
-    Unchanged(Box<Found>, Vec<Extent>),
+    /// A file that is as it was when it had this content, and the right to hold so many runs.
+    Unchanged(Box<Found>, Vec<Extent>, OwnedSemaphorePermit),
     /// Something to tell.
     Problem(Problem),
 }
@@ -37,6 +38,8 @@ pub(super) struct Reader {
     counters: Arc<Counters>,
     distrust: Arc<AtomicBool>,
     began: SystemTime,
+    /// Runs of unchanged files that may be under way: those of the longest that is remembered.
+    room: Arc<Semaphore>,
 }
 
 /// Makes readers of single files.
@@ -58,6 +61,7 @@ impl ForOneFile {
             counters: Arc::default(),
             distrust: Arc::default(),
             began: self.began,
+            room: Arc::new(Semaphore::new(0)),
         };
         tokio::task::spawn_blocking(move || reader.file(&found).map(|_| ()));
         queue
@@ -84,6 +88,7 @@ impl Reader {
             counters,
             distrust,
             began,
+            room: Arc::new(Semaphore::new(cache::MAX_RUNS)),
         }
     }
 
@@ -131,7 +136,10 @@ impl Reader {
             .and_then(|cache| cache.unchanged(&found.entry.path, &found.fingerprint));
         if let Some(extents) = remembered {
             self.counters.done.fetch_add(data_of(&extents), Relaxed);
-            return self.put(Item::Unchanged(Box::new(found), extents));
+            // nothing is read and so nothing else slows this: many long files would fill memory
+            let held = self.room.clone().acquire_many_owned(extents.len() as u32);
+            let held = Handle::current().block_on(held).map_err(|_| Gone)?;
+            return self.put(Item::Unchanged(Box::new(found), extents, held));
         }
         if !self.file(&found)? {
             walk.forget(&found);
@@ -235,5 +243,53 @@ impl Read for Source<'_> {
             self.problem = Some(problem);
             error
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[tokio::test]
+    async fn of_long_files_that_are_unchanged_no_more_are_under_way_than_memory_allows() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = dir.path().join("tree");
+        fs::create_dir(&tree).unwrap();
+        for name in ["a", "b"] {
+            fs::write(tree.join(name), name).unwrap();
+        }
+        let walk = || Walk::new(std::slice::from_ref(&tree), Default::default()).unwrap();
+        let remembered = dir.path().join("remembered");
+        let mut memory = cache::Writer::create(&remembered, [1; 16]).unwrap();
+        let long = vec![Extent::Hole { length: 1 }; cache::MAX_RUNS];
+        for found in walk().filter_map(Result::ok).filter(Found::is_file) {
+            memory.add(&found.entry.path, &found.fingerprint, &long);
+        }
+        memory.finish(0);
+        let terms = Terms {
+            digest_key: [1; 32],
+            cut_seed: 1,
+        };
+        let (items, mut queue) = mpsc::channel(128);
+        let now = SystemTime::now();
+        let reader = Reader::new(&terms, items, Arc::default(), Arc::default(), now);
+        let room = reader.room.clone();
+        let (walk, cache) = (walk(), cache::Reader::open(&remembered, [1; 16]));
+        tokio::task::spawn_blocking(move || reader.all(walk, cache));
+        for name in [b"a", b"b"] {
+            let (found, held) = loop {
+                match queue.recv().await.unwrap() {
+                    Item::Unchanged(found, _, held) => break (found, held),
+                    Item::Entry(entry, _) => assert_eq!(entry.path, b""),
+                    _ => panic!("{name:?} is not remembered"),
+                }
+            };
+            assert_eq!(
+                (&found.entry.path[..], room.available_permits()),
+                (&name[..], 0)
+            );
+            drop(held);
+        }
     }
 }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
 /// Digests in one question.
@@ -40,7 +40,7 @@ const ALIVE: Duration = Duration::from_secs(30);
 enum What {
     Chunk(Digest, Vec<u8>),
     Entry(Box<Entry>, Option<Fingerprint>),
-    Unchanged(Box<Found>, Vec<Extent>),
+    Unchanged(Box<Found>, Vec<Extent>, OwnedSemaphorePermit),
     Problem(Problem),
 }
 
@@ -208,7 +208,7 @@ impl<S: Stream> Sender<S> {
                 }
                 What::Chunk(digest, bytes)
             }
-            Item::Unchanged(found, extents) => {
+            Item::Unchanged(found, extents, held) => {
                 self.unchanged += 1;
                 let mut seen = HashSet::new();
                 for extent in &extents {
@@ -219,7 +219,7 @@ impl<S: Stream> Sender<S> {
                         self.batch.push((*digest, number));
                     }
                 }
-                What::Unchanged(found, extents)
+                What::Unchanged(found, extents, held)
             }
             Item::Entry(entry, fingerprint) => What::Entry(entry, fingerprint),
             Item::Problem(problem) => What::Problem(problem),
@@ -273,7 +273,7 @@ impl<S: Stream> Sender<S> {
                 }
                 What::Entry(entry, fingerprint) => self.entry(*entry, fingerprint)?,
                 What::Problem(problem) => self.problem(&problem)?,
-                What::Unchanged(found, extents) => {
+                What::Unchanged(found, extents, _held) => {
                     self.unchanged -= 1;
                     if slot.unknown.is_empty() {
                         let mut entry = found.entry;
