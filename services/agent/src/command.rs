@@ -31,10 +31,11 @@ struct Paired {
 fn paired(state: &Path) -> Result<Paired> {
     let state = StateDir::open(state)?;
     let identity = state.load()?;
-    let dialer = Dialer::new(&identity)?;
+    let dialer = Dialer::new(&identity).ok_or_else(|| state.damaged())?;
+    let key = identity.signer().ok_or_else(|| state.damaged())?;
     let here = Here {
         agent: identity.agent.clone(),
-        key: Arc::new(identity.signer()?),
+        key: Arc::new(key),
         state,
         host: hostname(),
     };

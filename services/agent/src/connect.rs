@@ -26,16 +26,12 @@ pub struct Dialer {
 }
 
 impl Dialer {
-    /// A dialer with this identity.
-    ///
-    /// # Errors
-    /// [`Error::Damaged`] when keys or certificates are none.
-    pub fn new(identity: &Identity) -> Result<Self> {
-        let damaged = || Error::Damaged("identity.json".into());
+    /// A dialer with this identity; `None` when keys or certificates are none.
+    pub fn new(identity: &Identity) -> Option<Self> {
         let mut roots = RootCertStore::empty();
         roots
             .add(CertificateDer::from(identity.authority.clone()))
-            .map_err(|_| damaged())?;
+            .ok()?;
         let chain = identity
             .chain
             .iter()
@@ -46,16 +42,16 @@ impl Dialer {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(|_| damaged())?
+            .ok()?
             .with_root_certificates(roots)
             .with_client_auth_cert(chain, key)
-            .map_err(|_| damaged())?;
+            .ok()?;
         config.alpn_protocols = vec![ALPN_AGENT.to_vec()];
         // the certificate says which agent this is; a resumed session would not show it again
         config.resumption = rustls::client::Resumption::disabled();
-        Ok(Self {
+        Some(Self {
             endpoint: identity.endpoint.clone(),
-            name: ServerName::try_from(identity.server_name.clone()).map_err(|_| damaged())?,
+            name: ServerName::try_from(identity.server_name.clone()).ok()?,
             connector: TlsConnector::from(Arc::new(config)),
         })
     }

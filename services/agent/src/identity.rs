@@ -1,15 +1,19 @@
-//! Who this agent is, in its state directory: `identity.key` (PKCS#8, mode 0600) and
-//! `identity.json`, each replaced as a whole.
+//! Who this agent is, in its state directory: `identity.json` (mode 0600). The key is in the same
+//! file as its certificate, so that one rename replaces both and a cut leaves the pairing before.
 
 use crate::{Error, Result};
 use data_encoding::BASE64;
 use ring::signature::Ed25519KeyPair;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
+
+const NAME: &str = "identity.json";
+/// More than a pairing can bring: a message, in base64.
+const MAX: usize = 2 * protocol::frame::MAX;
 
 /// The directory with all the agent keeps.
 #[derive(Clone, Debug)]
@@ -41,16 +45,13 @@ struct Stored {
     scope: String,
     chain: Vec<String>,
     authority: String,
+    key: Zeroizing<String>,
 }
 
 impl Identity {
-    /// The key in the form that signs.
-    ///
-    /// # Errors
-    /// [`Error::Damaged`].
-    pub fn signer(&self) -> Result<Ed25519KeyPair> {
-        Ed25519KeyPair::from_pkcs8_maybe_unchecked(&self.key)
-            .map_err(|_| Error::Damaged("identity.key".into()))
+    /// The key in the form that signs; `None` when it is none.
+    pub fn signer(&self) -> Option<Ed25519KeyPair> {
+        Ed25519KeyPair::from_pkcs8_maybe_unchecked(&self.key).ok()
     }
 }
 
@@ -78,10 +79,20 @@ impl StateDir {
         self.0.join("cache")
     }
 
-    fn read(&self, name: &str) -> Result<Zeroizing<Vec<u8>>> {
-        let path = self.0.join(name);
-        match fs::read(&path) {
-            Ok(bytes) => Ok(Zeroizing::new(bytes)),
+    /// What to say of an identity that is none.
+    pub fn damaged(&self) -> Error {
+        Error::Damaged(self.0.join(NAME))
+    }
+
+    fn read(&self) -> Result<Zeroizing<Vec<u8>>> {
+        let path = self.0.join(NAME);
+        // in one piece from the start: a buffer that grows leaves copies of the key behind
+        let mut bytes = Zeroizing::new(Vec::with_capacity(MAX + 1));
+        let read = fs::File::open(&path)
+            .and_then(|file| file.take(MAX as u64 + 1).read_to_end(&mut bytes));
+        match read {
+            Ok(length) if length > MAX => Err(self.damaged()),
+            Ok(_) => Ok(bytes),
             Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::NotPaired),
             Err(source) => Err(Error::State {
                 doing: "read",
@@ -91,9 +102,9 @@ impl StateDir {
         }
     }
 
-    fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let path = self.0.join(name);
-        let temporary = self.0.join(format!("{name}.new"));
+    fn write(&self, bytes: &[u8]) -> Result<()> {
+        let path = self.0.join(NAME);
+        let temporary = self.0.join(format!("{NAME}.new"));
         let write = || {
             let _ = fs::remove_file(&temporary);
             let mut options = OpenOptions::new();
@@ -119,10 +130,9 @@ impl StateDir {
     /// # Errors
     /// [`Error::NotPaired`], [`Error::State`] or [`Error::Damaged`].
     pub fn load(&self) -> Result<Identity> {
-        let json = self.read("identity.json")?;
-        let damaged = || Error::Damaged(self.0.join("identity.json"));
-        let decode = |text: &String| BASE64.decode(text.as_bytes()).map_err(|_| damaged());
-        let stored: Stored = serde_json::from_slice(&json).map_err(|_| damaged())?;
+        let damaged = |_| self.damaged();
+        let decode = |text: &String| BASE64.decode(text.as_bytes()).map_err(damaged);
+        let stored: Stored = serde_json::from_slice(&self.read()?).map_err(|_| self.damaged())?;
         Ok(Identity {
             chain: stored.chain.iter().map(decode).collect::<Result<_>>()?,
             authority: decode(&stored.authority)?,
@@ -130,7 +140,7 @@ impl StateDir {
             endpoint: stored.endpoint,
             server_name: stored.server_name,
             scope: stored.scope,
-            key: self.read("identity.key")?,
+            key: Zeroizing::new(decode(&stored.key)?),
         })
     }
 
@@ -147,41 +157,47 @@ impl StateDir {
             scope: identity.scope.clone(),
             chain: identity.chain.iter().map(encode).collect(),
             authority: encode(&identity.authority),
+            key: Zeroizing::new(encode(&identity.key)),
         };
-        let json = serde_json::to_vec_pretty(&stored)
-            .map_err(|_| Error::Damaged(self.0.join("identity.json")))?;
-        self.write("identity.key", &identity.key)?;
-        self.write("identity.json", &json)
+        let mut json = Zeroizing::new(Vec::with_capacity(MAX));
+        serde_json::to_writer_pretty(&mut *json, &stored)
+            .map_err(|e| Error::Fault(e.to_string()))?;
+        self.write(&json)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
-    #[test]
-    fn an_identity_is_kept_for_its_owner_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let state = StateDir::open(&dir.path().join("state")).unwrap();
-        assert!(matches!(state.load(), Err(Error::NotPaired)));
+    fn identity(agent: &str) -> Identity {
         let random = ring::rand::SystemRandom::new();
         let key = Ed25519KeyPair::generate_pkcs8(&random).unwrap();
-        let identity = Identity {
-            agent: "a1".into(),
+        Identity {
+            agent: agent.into(),
             endpoint: "site:7443".into(),
             server_name: "site.strongroom".into(),
             scope: "backup".into(),
             chain: vec![vec![1, 2], vec![3]],
             authority: vec![4],
             key: Zeroizing::new(key.as_ref().to_vec()),
-        };
+        }
+    }
+
+    #[test]
+    fn an_identity_is_kept_for_its_owner_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(&dir.path().join("state")).unwrap();
+        assert!(matches!(state.load(), Err(Error::NotPaired)));
+        let identity = identity("a1");
         state.save(&identity).unwrap();
         let back = state.load().unwrap();
         assert_eq!(
-            (&back.chain, &back.authority),
-            (&identity.chain, &identity.authority)
+            (&back.chain, &back.authority, &back.key),
+            (&identity.chain, &identity.authority, &identity.key)
         );
-        assert!(back.signer().is_ok());
+        assert!(back.signer().is_some());
         let mode = |name: &str| {
             fs::metadata(dir.path().join(name))
                 .unwrap()
@@ -189,8 +205,73 @@ mod tests {
                 .mode()
                 & 0o777
         };
-        assert_eq!((mode("state"), mode("state/identity.key")), (0o700, 0o600));
-        fs::write(dir.path().join("state/identity.json"), b"{}").unwrap();
+        assert_eq!((mode("state"), mode("state/identity.json")), (0o700, 0o600));
+    }
+
+    #[test]
+    fn a_pairing_that_cannot_be_kept_leaves_the_one_before_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        let (old, new) = (identity("old"), identity("new"));
+        state.save(&old).unwrap();
+        // as on a full disk: nothing can be made under that name
+        let temporary = dir.path().join("identity.json.new");
+        fs::create_dir(&temporary).unwrap();
+        let refused = state.save(&new).unwrap_err();
+        assert!(matches!(
+            refused,
+            Error::State {
+                doing: "written",
+                ..
+            }
+        ));
+        let kept = state.load().unwrap();
+        assert_eq!((kept.agent, kept.key), (old.agent, old.key));
+        // what a cut left of an attempt is in nobody's way
+        fs::remove_dir(&temporary).unwrap();
+        fs::write(&temporary, "{").unwrap();
+        assert_eq!(state.load().unwrap().agent, "old");
+        state.save(&new).unwrap();
+        let kept = state.load().unwrap();
+        assert_eq!((kept.agent, kept.key), (new.agent, new.key));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_longer_than_any_identity_is_not_read_to_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        let file = fs::File::create(dir.path().join(NAME)).unwrap();
+        file.set_len(1 << 40).unwrap();
         assert!(matches!(state.load(), Err(Error::Damaged(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_an_identity_or_damaged(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200),
+            at in any::<prop::sample::Index>(),
+            flip in 1u8..,
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let state = StateDir::open(dir.path()).unwrap();
+            let path = dir.path().join(NAME);
+            fs::write(&path, &bytes).unwrap();
+            let damaged = matches!(state.load(), Err(Error::Damaged(named)) if named == path);
+            prop_assert!(damaged);
+            state.save(&identity("a1")).unwrap();
+            let mut good = fs::read(&path).unwrap();
+            let at = at.index(good.len());
+            good[at] ^= flip;
+            fs::write(&path, &good).unwrap();
+            match state.load() {
+                Ok(identity) => {
+                    identity.signer();
+                    crate::connect::Dialer::new(&identity);
+                }
+                Err(Error::Damaged(_)) => {}
+                Err(other) => panic!("{other}"),
+            }
+        }
     }
 }

@@ -9,6 +9,7 @@ use rcgen::{
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -88,30 +89,38 @@ struct Server(tempfile::TempDir);
 impl Server {
     fn new(endpoint: &str, trusts: &Authority, issuer: &Authority) -> Server {
         let dir = tempfile::tempdir().unwrap();
-        let (leaf, key) = issuer.leaf(None);
-        let identity = Identity {
-            agent: "a1".into(),
-            endpoint: endpoint.into(),
-            server_name: NAME.into(),
-            scope: "backup".into(),
-            chain: vec![leaf],
-            authority: trusts.der.clone(),
-            key: Zeroizing::new(key),
-        };
+        let identity = identity(endpoint, trusts, issuer);
         StateDir::open(dir.path()).unwrap().save(&identity).unwrap();
         Server(dir)
     }
 
     /// What a command that must fail says.
     async fn says(&self, arguments: &[&str]) -> String {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_strongroom-agent"));
-        command.arg("--state").arg(self.0.path()).args(arguments);
-        let ended = tokio::task::spawn_blocking(move || command.output());
-        let output = ended.await.unwrap().unwrap();
-        assert_eq!(output.status.code(), Some(2), "{output:?}");
-        assert!(output.stdout.is_empty(), "{output:?}");
-        String::from_utf8(output.stderr).unwrap()
+        says(self.0.path(), arguments).await
     }
+}
+
+fn identity(endpoint: &str, trusts: &Authority, issuer: &Authority) -> Identity {
+    let (leaf, key) = issuer.leaf(None);
+    Identity {
+        agent: "a1".into(),
+        endpoint: endpoint.into(),
+        server_name: NAME.into(),
+        scope: "backup".into(),
+        chain: vec![leaf],
+        authority: trusts.der.clone(),
+        key: Zeroizing::new(key),
+    }
+}
+
+async fn says(state: &Path, arguments: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_strongroom-agent"));
+    command.arg("--state").arg(state).args(arguments);
+    let ended = tokio::task::spawn_blocking(move || command.output());
+    let output = ended.await.unwrap().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(output.stdout.is_empty(), "{output:?}");
+    String::from_utf8(output.stderr).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -197,5 +206,21 @@ async fn a_path_that_is_not_there_is_told_before_anything_is_dialled() {
     assert_eq!(
         server.says(&["backup", missing]).await,
         format!("{missing} does not exist; check the path to protect\n")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_identity_is_named_with_its_place() {
+    let ours = authority();
+    let server = Server::new("127.0.0.1:1", &ours, &ours);
+    let state = StateDir::open(server.0.path()).unwrap();
+    // a key that is none, in a file that is whole
+    let mut identity = state.load().unwrap();
+    identity.key = Zeroizing::new(vec![1, 2, 3]);
+    state.save(&identity).unwrap();
+    let path = server.0.path().join("identity.json");
+    assert_eq!(
+        server.says(&["list"]).await,
+        format!("{} is damaged; pair this server again\n", path.display())
     );
 }
