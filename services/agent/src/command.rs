@@ -107,7 +107,12 @@ impl Pair {
         let state = StateDir::open(state)?;
         let code = match self.code {
             Some(code) => code,
-            None => ask("Code shown by the appliance: ")?,
+            None => ask("Code shown by the appliance: ").map_err(|e| {
+                Error::Refused(format!(
+                    "the code cannot be read from standard input ({e}); run this at a terminal, \
+                     or give it with --code"
+                ))
+            })?,
         };
         let code: Code = code.parse().map_err(|e| Error::Refused(format!("{e}")))?;
         let name = self.name.unwrap_or_else(hostname);
@@ -125,7 +130,7 @@ impl Pair {
     }
 }
 
-fn ask(question: &str) -> Result<String> {
+fn ask(question: &str) -> std::io::Result<String> {
     use std::io::Write;
     let mut answer = String::new();
     print!("{question}");
@@ -162,6 +167,7 @@ pub(crate) async fn serve(state: &Path) -> Result<u64> {
             wait = BACKOFF[0];
         }
         if let Err(error) = ended {
+            let error = error.in_full();
             tracing::warn!("{error}; next attempt in {} s", wait.as_secs());
         }
         tokio::select! {
@@ -218,7 +224,12 @@ impl Backup {
         for path in &self.paths {
             // also when it is no more than a wrong path, that is told before anything is dialled
             filetree::walk::Walk::new(std::slice::from_ref(path), Default::default())?;
-            paths.push(std::path::absolute(path)?);
+            paths.push(std::path::absolute(path).map_err(|e| {
+                Error::Refused(format!(
+                    "{} cannot be told from where this runs ({e}); give it as an absolute path",
+                    path.display()
+                ))
+            })?);
         }
         let wish = Wish::Run {
             definition: self.definition.unwrap_or_default(),

@@ -292,7 +292,7 @@ impl<S: Stream> Session<S> {
 
     fn on_end(&mut self, ended: Result<Outcome>, tell: &mut impl FnMut(News)) -> Option<FromAgent> {
         self.work = None;
-        let ended = ended.map_err(|e| e.to_string());
+        let ended = ended.map_err(|e| e.in_full());
         tell(News::BackedUp(ended.clone()));
         self.machine.finished(ended.map(|outcome| outcome.stats()))
     }

@@ -1,6 +1,7 @@
 //! Why the agent refused or failed, in words for the operator.
 
 use protocol::WireError;
+use std::error::Error as _;
 use std::path::PathBuf;
 
 /// Why a command ended without doing its work.
@@ -12,7 +13,7 @@ pub enum Error {
     )]
     NotPaired,
     /// The state directory does not work.
-    #[error("{} cannot be {doing}; check its permissions, and run the agent as root", path.display())]
+    #[error("{} cannot be {doing}; {}", path.display(), what_next(source))]
     State {
         /// What was tried, `read` or `written`.
         doing: &'static str,
@@ -92,6 +93,36 @@ pub enum Error {
     Fault(String),
 }
 
+impl Error {
+    /// Its text and those of all that led to it, as an operator is to read it.
+    pub fn in_full(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = self.source();
+        while let Some(error) = source {
+            text += &format!(": {error}");
+            source = error.source();
+        }
+        text
+    }
+}
+
+/// What mends a state directory that does not work.
+fn what_next(error: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind as K;
+    match error.kind() {
+        K::PermissionDenied => "run the agent as root, or give its user the right to it",
+        K::StorageFull | K::QuotaExceeded => "make room on its file system",
+        K::AlreadyExists | K::NotADirectory | K::IsADirectory => {
+            "move away what is in its place, or name another directory (--state)"
+        }
+        K::ReadOnlyFilesystem => {
+            "its file system is read-only: if it should not be, see the kernel log (dmesg)"
+        }
+        _ => "see the kernel log (dmesg) for what its disk has",
+    }
+}
+
+/// Of a stream to the appliance; nothing else's errors may come this way.
 impl From<std::io::Error> for Error {
     fn from(error: std::io::Error) -> Self {
         WireError::from(error).into()
@@ -127,3 +158,45 @@ fn is_refusal(error: &std::io::Error) -> bool {
 
 /// Result of the agent's work.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_told_with_what_led_to_it_and_the_step_that_fits() {
+        let of = |errno: i32| Error::State {
+            doing: "written",
+            path: "/state/identity.json".into(),
+            source: std::io::Error::from_raw_os_error(errno),
+        };
+        for (errno, told) in [
+            (
+                nix::libc::ENOSPC,
+                "/state/identity.json cannot be written; make room on its file system: \
+                 No space left on device (os error 28)",
+            ),
+            (
+                nix::libc::EACCES,
+                "/state/identity.json cannot be written; run the agent as root, or give its user \
+                 the right to it: Permission denied (os error 13)",
+            ),
+            (
+                nix::libc::EIO,
+                "/state/identity.json cannot be written; see the kernel log (dmesg) for what its \
+                 disk has: Input/output error (os error 5)",
+            ),
+        ] {
+            assert_eq!(of(errno).in_full(), told);
+        }
+        let full = filetree::write::WriteError::Full {
+            path: "/restored/f".into(),
+            source: std::io::Error::from_raw_os_error(nix::libc::EDQUOT),
+        };
+        assert_eq!(
+            Error::from(full).in_full(),
+            "the disk of /restored/f is full; make room there and restore again: \
+             Disk quota exceeded (os error 122)"
+        );
+    }
+}

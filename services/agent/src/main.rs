@@ -74,7 +74,7 @@ fn main() -> ExitCode {
         Ok(0) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::from(1),
         Err(error) => {
-            eprintln!("{error}");
+            eprintln!("{}", error.in_full());
             ExitCode::from(2)
         }
     }

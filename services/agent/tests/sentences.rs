@@ -210,6 +210,26 @@ async fn a_path_that_is_not_there_is_told_before_anything_is_dialled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_state_directory_that_cannot_be_is_told_with_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    for (state, why) in [
+        (file.join("state"), "Not a directory (os error 20)"),
+        (file, "File exists (os error 17)"),
+    ] {
+        assert_eq!(
+            says(&state, &["list"]).await,
+            format!(
+                "{} cannot be written; move away what is in its place, or name another directory \
+                 (--state): {why}\n",
+                state.display()
+            )
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_identity_is_named_with_its_place() {
     let ours = authority();
     let server = Server::new("127.0.0.1:1", &ours, &ours);
