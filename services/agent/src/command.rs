@@ -47,6 +47,17 @@ fn paired(state: &Path) -> Result<Paired> {
 }
 
 impl Paired {
+    fn for_backups(self) -> Result<Self> {
+        match self.identity.scope.as_str() {
+            "backup" => Ok(self),
+            _ => Err(Error::Refused(
+                "this agent was paired for a restore and takes no orders to back up; \
+                 pair it with its site to serve"
+                    .into(),
+            )),
+        }
+    }
+
     /// An open session of this kind.
     async fn session(&self, kind: Kind) -> Result<impl agent::Stream + use<>> {
         let mut stream = self.dialer.dial().await?;
@@ -124,7 +135,10 @@ impl Pair {
         );
         match identity.scope.strip_prefix("restore:") {
             Some(datastore) => println!("this agent may restore from datastore {datastore}"),
-            None => println!("next: strongroom-agent backup PATH, or strongroom-agent serve"),
+            None => println!(
+                "next: strongroom-agent backup PATH; for backups that the appliance begins, the \
+                 service (strongroom-agent serve) connects by itself wherever it runs"
+            ),
         }
         Ok(0)
     }
@@ -139,28 +153,49 @@ fn ask(question: &str) -> std::io::Result<String> {
     Ok(answer.trim().to_owned())
 }
 
-/// Stays connected until it is told to stop.
+/// Stays connected until it is told to stop, as whoever this server is paired as.
 pub(crate) async fn serve(state: &Path) -> Result<u64> {
-    let paired = paired(state)?;
-    if !paired.identity.scope.eq("backup") {
-        return Err(Error::Refused(
-            "this agent was paired for a restore and takes no orders to back up; \
-             pair it with its site to serve"
-                .into(),
-        ));
-    }
+    // before the identity is read, so that none is missed
+    let mut pairings = StateDir::open(state)?.pairings();
     let stop = stop_at_signals();
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    let mut wait = BACKOFF[0];
     while !stop.is_cancelled() {
+        let until = stop.child_token();
+        let mut attending = std::pin::pin!(attend(state, &until));
+        tokio::select! {
+            ended = &mut attending => ended?,
+            Some(()) = pairings.recv() => {
+                tracing::info!("this server was paired anew");
+                until.cancel();
+                attending.await?;
+            }
+        }
+    }
+    Ok(0)
+}
+
+/// Stays connected by the pairing there is now; without one, waits until it is told to end.
+async fn attend(state: &Path, until: &CancellationToken) -> Result<()> {
+    let paired = match paired(state).and_then(Paired::for_backups) {
+        Ok(paired) => paired,
+        // another pairing mends these
+        Err(error @ (Error::NotPaired | Error::Damaged(_) | Error::Refused(_))) => {
+            tracing::warn!("{}; it is then taken up without a restart", error.in_full());
+            until.cancelled().await;
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    };
+    let mut wait = BACKOFF[0];
+    while !until.is_cancelled() {
         let mut attached = false;
         let tell = |news| {
             attached |= matches!(news, News::Attached);
             log(&news);
         };
-        let ended =
-            control::run(&paired.here, Wish::Serve, paired.dial(), tell, stop.clone()).await;
-        if stop.is_cancelled() {
+        let dial = paired.dial();
+        let ended = control::run(&paired.here, Wish::Serve, dial, tell, until.clone()).await;
+        if until.is_cancelled() {
             break;
         }
         if attached {
@@ -172,11 +207,11 @@ pub(crate) async fn serve(state: &Path) -> Result<u64> {
         }
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
-            () = stop.cancelled() => {}
+            () = until.cancelled() => {}
         }
         wait = (wait * 2).min(BACKOFF[1]);
     }
-    Ok(0)
+    Ok(())
 }
 
 fn log(news: &News) {

@@ -4,11 +4,13 @@
 use crate::{Error, Result};
 use data_encoding::BASE64;
 use ring::signature::Ed25519KeyPair;
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
 const NAME: &str = "identity.json";
@@ -77,6 +79,30 @@ impl StateDir {
     /// Where the caches of what was backed up are.
     pub fn caches(&self) -> PathBuf {
         self.0.join("cache")
+    }
+
+    /// Hears of each pairing that is kept from now on.
+    pub fn pairings(&self) -> mpsc::Receiver<()> {
+        let (tell, told) = mpsc::channel(1);
+        let watch = move || {
+            let events = inotify::init(CreateFlags::CLOEXEC)?;
+            // nothing but an identity is renamed into place here
+            inotify::add_watch(&events, &self.0, WatchFlags::MOVED_TO)?;
+            // it ends with the process, which a task that blocks would hold up
+            std::thread::Builder::new().spawn(move || {
+                let mut buffer = [0; 4096];
+                while rustix::io::read(&events, &mut buffer).is_ok()
+                    && tell.blocking_send(()).is_ok()
+                {}
+            })
+        };
+        if let Err(error) = watch() {
+            let path = self.0.display();
+            tracing::warn!(
+                "{path} cannot be watched ({error}); restart the agent when it is paired anew"
+            );
+        }
+        told
     }
 
     /// What to say of an identity that is none.

@@ -10,8 +10,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpListener;
 use zeroize::Zeroizing;
 
@@ -243,4 +245,32 @@ async fn a_damaged_identity_is_named_with_its_place() {
         server.says(&["list"]).await,
         format!("{} is damaged; pair this server again\n", path.display())
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_waits_for_a_pairing_and_goes_by_the_newest() {
+    let ours = authority();
+    let dir = tempfile::tempdir().unwrap();
+    let mut serving = tokio::process::Command::new(env!("CARGO_BIN_EXE_strongroom-agent"))
+        .arg("--state")
+        .arg(dir.path())
+        .arg("serve")
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut told = BufReader::new(serving.stderr.take().unwrap()).lines();
+    let first = told.next_line().await.unwrap().unwrap();
+    assert!(first.contains("is not paired with an appliance"), "{first}");
+    let state = StateDir::open(dir.path()).unwrap();
+    for _ in 0..2 {
+        let appliance = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = appliance.local_addr().unwrap().to_string();
+        state.save(&identity(&endpoint, &ours, &ours)).unwrap();
+        let dialled = tokio::time::timeout(Duration::from_secs(30), appliance.accept());
+        dialled
+            .await
+            .expect("it connects to the appliance it was paired with last")
+            .unwrap();
+    }
 }
