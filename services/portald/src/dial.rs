@@ -1,6 +1,7 @@
 //! Connections we make for other daemons.
 
 use crate::identity::{Purpose, provider};
+use crate::limits::{SESSIONS, SESSIONS_EACH};
 use crate::portal::Portal;
 use crate::session::{self, PATIENCE};
 use crate::socket;
@@ -47,18 +48,23 @@ pub(crate) async fn tunnel(portal: &Arc<Portal>, purpose: Purpose) -> Result<Own
     let mut roots = RootCertStore::empty();
     roots
         .add(CertificateDer::from(keys.authority("fleet").await?))
-        .map_err(|e| Error::Damaged(format!("the centre's authority cannot be used: {e}")))?;
+        .map_err(|e| unusable("the centre's authority", &e))?;
     let pipe: std::os::fd::OwnedFd = key.into();
     let key = tokio::task::spawn_blocking(move || runtime::pipe::take_key(pipe))
         .await
-        .map_err(|e| Error::Failed(format!("the site's key could not be read: {e}")))??;
+        .map_err(|e| {
+            Error::Failed(format!(
+                "reading this site's key from keyd ended by a fault of portald's own ({e}); try \
+                 again, and report it with this text"
+            ))
+        })??;
     let chain = chain.into_iter().map(CertificateDer::from).collect();
     // rustls parses it and drops these bytes; ours are wiped
     let key_der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(&key[..])).clone_key();
     let config = builder()?
         .with_root_certificates(roots)
         .with_client_auth_cert(chain, key_der)
-        .map_err(|e| Error::Damaged(format!("this site's certificate cannot be used: {e}")))?;
+        .map_err(|e| unusable("this site's certificate or key", &e))?;
     let place = address.to_string();
     let stream = connect(&[address], &place)
         .await
@@ -66,10 +72,22 @@ pub(crate) async fn tunnel(portal: &Arc<Portal>, purpose: Purpose) -> Result<Own
     dial(portal, purpose, config, stream, &place).await
 }
 
+/// What keyd gave is not what it keeps.
+fn unusable(what: &str, error: &rustls::Error) -> Error {
+    Error::Damaged(format!(
+        "{what}, as keyd has it, cannot be used ({error}); restore keyd's files \
+         (/var/lib/strongroom/keyd) from a copy and restart the appliance"
+    ))
+}
+
 fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, Error> {
     ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|e| Error::Failed(format!("TLS is not usable: {e}")))
+        .map_err(|e| {
+            Error::Failed(format!(
+                "TLS cannot be set up, by a fault of portald's own ({e}); report it with this text"
+            ))
+        })
 }
 
 async fn centre(portal: &Portal) -> Result<SocketAddr, Error> {
@@ -117,8 +135,11 @@ async fn connect(addresses: &[SocketAddr], place: &str) -> Result<TcpStream, Err
         let each = PATIENCE.min(Duration::from_secs(20) / addresses.len().max(1) as u32);
         match timeout(each, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
-                socket::prepare(&stream)
-                    .map_err(|e| Error::Failed(format!("a connection is not usable: {e}")))?;
+                socket::prepare(&stream).map_err(|e| {
+                    Error::Failed(format!(
+                        "the connection to the centre at {place} ended at once ({e}); try again"
+                    ))
+                })?;
                 return Ok(stream);
             }
             Ok(Err(error)) => why = error.to_string(),
@@ -138,8 +159,11 @@ async fn dial(
     stream: TcpStream,
     place: &str,
 ) -> Result<OwnedFd, Error> {
-    let permit = portal.limits.session().ok_or_else(|| {
-        Error::Failed("too many sessions are open at once; try again when some have ended".into())
+    let seat = portal.limits.session("the centre").ok_or_else(|| {
+        Error::Failed(format!(
+            "too many sessions are open at once ({SESSIONS_EACH} to the centre, or {SESSIONS} in \
+             all); try again when some have ended"
+        ))
     })?;
     config.alpn_protocols = vec![purpose.alpn().to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
@@ -160,7 +184,7 @@ async fn dial(
             "what answers at {place} is no Strongroom centre of this release; check the address"
         )));
     }
-    session::detach(portal, tls, permit)
+    session::detach(portal, tls, seat)
 }
 
 /// A handshake that failed, told with what is wrong and what next.
@@ -217,6 +241,17 @@ fn date(seconds: u64) -> String {
 mod tests {
     use super::*;
     use rustls::pki_types::UnixTime;
+
+    #[test]
+    fn what_keyd_gives_and_cannot_be_used_is_told_with_the_next_step() {
+        let error = rustls::Error::General("no certificate".into());
+        assert_eq!(
+            unusable("the centre's authority", &error).text(),
+            "the centre's authority, as keyd has it, cannot be used (unexpected error: no \
+             certificate); restore keyd's files (/var/lib/strongroom/keyd) from a copy and restart \
+             the appliance"
+        );
+    }
 
     #[test]
     fn a_clock_that_is_off_is_told_with_both_dates() {

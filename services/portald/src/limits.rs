@@ -1,69 +1,92 @@
 //! How much the world may ask of us at once.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Connections whose peer is not known yet, together.
 pub(crate) const STRANGERS: usize = 128;
 /// The same from one address (IPv6: one /64, as one machine may have all of it).
 pub(crate) const STRANGERS_EACH: usize = 16;
-/// Sessions of agents and sites.
+/// Sessions of agents and sites, together.
 pub(crate) const SESSIONS: usize = 1024;
+/// The same of one certificate: an agent has two in a backup, a site two, and each a few more while
+/// old ones end.
+pub(crate) const SESSIONS_EACH: usize = 16;
 
 pub(crate) struct Limits {
-    strangers: Arc<Mutex<HashMap<u128, usize>>>,
-    sessions: Arc<Semaphore>,
+    strangers: Room<u128>,
+    sessions: Room<String>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Limits {
-            strangers: Arc::default(),
-            sessions: Arc::new(Semaphore::new(SESSIONS)),
+            strangers: Room::new(STRANGERS, STRANGERS_EACH),
+            sessions: Room::new(SESSIONS, SESSIONS_EACH),
         }
     }
 }
 
 /// The right to be unknown for a while; given back when dropped.
-pub(crate) struct Stranger {
-    strangers: Arc<Mutex<HashMap<u128, usize>>>,
-    place: u128,
-}
+pub(crate) type Stranger = Seat<u128>;
+/// The right to a session; given back when dropped.
+pub(crate) type Session = Seat<String>;
 
 impl Limits {
     /// None when there are too many already.
     pub(crate) fn stranger(&self, from: IpAddr) -> Option<Stranger> {
-        let place = place(from);
-        let mut strangers = self.strangers.lock().expect("no panic holds it");
-        if strangers.values().sum::<usize>() >= STRANGERS {
-            return None;
-        }
-        let here = strangers.entry(place).or_default();
-        if *here >= STRANGERS_EACH {
-            return None;
-        }
-        *here += 1;
-        Some(Stranger {
-            strangers: self.strangers.clone(),
-            place,
-        })
+        self.strangers.seat(place(from))
     }
 
-    /// None when there are too many already.
-    pub(crate) fn session(&self) -> Option<OwnedSemaphorePermit> {
-        self.sessions.clone().try_acquire_owned().ok()
+    /// None when there are too many already, of this peer or of all.
+    pub(crate) fn session(&self, peer: &str) -> Option<Session> {
+        self.sessions.seat(peer.to_owned())
     }
 }
 
-impl Drop for Stranger {
+/// Seats, of which nobody may have more than some.
+struct Room<K: Eq + Hash> {
+    all: usize,
+    each: usize,
+    taken: Arc<Mutex<HashMap<K, usize>>>,
+}
+
+/// One of them.
+pub(crate) struct Seat<K: Eq + Hash> {
+    taken: Arc<Mutex<HashMap<K, usize>>>,
+    who: K,
+}
+
+impl<K: Eq + Hash + Clone> Room<K> {
+    fn new(all: usize, each: usize) -> Self {
+        let taken = Arc::default();
+        Room { all, each, taken }
+    }
+
+    fn seat(&self, who: K) -> Option<Seat<K>> {
+        let mut taken = self.taken.lock().expect("no panic holds it");
+        if taken.values().sum::<usize>() >= self.all {
+            return None;
+        }
+        let own = taken.get(&who).copied().unwrap_or_default();
+        if own >= self.each {
+            return None;
+        }
+        taken.insert(who.clone(), own + 1);
+        let taken = self.taken.clone();
+        Some(Seat { taken, who })
+    }
+}
+
+impl<K: Eq + Hash> Drop for Seat<K> {
     fn drop(&mut self) {
-        let mut strangers = self.strangers.lock().expect("no panic holds it");
-        if let Some(here) = strangers.get_mut(&self.place) {
-            *here -= 1;
-            if *here == 0 {
-                strangers.remove(&self.place);
+        let mut taken = self.taken.lock().expect("no panic holds it");
+        if let Some(own) = taken.get_mut(&self.who) {
+            *own -= 1;
+            if *own == 0 {
+                taken.remove(&self.who);
             }
         }
     }
@@ -95,7 +118,23 @@ mod tests {
         drop(one);
         assert!(limits.stranger(at(1)).is_some());
         drop(rest);
-        assert!(limits.strangers.lock().unwrap().is_empty());
+        drop(limits.stranger(at(1)));
+        assert!(limits.strangers.taken.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn one_peer_cannot_take_the_sessions_of_the_others() {
+        let limits = Limits::default();
+        let captured: Vec<_> = std::iter::from_fn(|| limits.session("agent a1")).collect();
+        assert_eq!(captured.len(), SESSIONS_EACH);
+        let other = limits.session("agent a2");
+        assert!(other.is_some());
+        drop(captured);
+        assert!(limits.session("agent a1").is_some());
+        let others: Vec<_> = (0..SESSIONS)
+            .map_while(|n| limits.session(&format!("agent b{n}")))
+            .collect();
+        assert_eq!(others.len(), SESSIONS - 1);
     }
 
     #[test]

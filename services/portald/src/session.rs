@@ -1,7 +1,7 @@
 //! One connection: handshake, who it is, whom it is for, and then bytes.
 
 use crate::identity::{Configs, Purpose};
-use crate::limits::Stranger;
+use crate::limits::{self, SESSIONS, SESSIONS_EACH, Stranger};
 use crate::listen::Door;
 use crate::peer::{self, Peer};
 use crate::portal::Portal;
@@ -42,8 +42,11 @@ pub(crate) enum Ended {
     Revoked(String),
     #[error("agent {0} began with {1}")]
     Unasked(String, String),
-    #[error("too many sessions at once")]
-    Crowded,
+    #[error(
+        "{0} is refused a session: it has {SESSIONS_EACH} open, or all together {SESSIONS}; if it \
+         should have fewer, see what runs there"
+    )]
+    Crowded(String),
     #[error("{}", .0.text())]
     Daemon(#[from] Error),
     #[error("the bus failed: {0}")]
@@ -133,7 +136,7 @@ async fn handshake(
 struct Session<S> {
     tls: S,
     ours: tokio::net::UnixStream,
-    _permit: Option<tokio::sync::OwnedSemaphorePermit>,
+    _seat: Option<limits::Session>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
@@ -171,7 +174,7 @@ async fn agent(portal: &Portal, mut tls: Tls) -> Result<Session<Tls>, Ended> {
     let (open, first) = protocol::session::read_first(&mut tls)
         .await
         .map_err(|error| unasked(error.to_string()))?;
-    let permit = portal.limits.session().ok_or(Ended::Crowded)?;
+    let seat = seat(portal, format!("agent {id}"))?;
     let (mut ours, theirs) = runtime::pipe::stream_pair()?;
     // some hundred bytes: less than a socket's buffer, and nobody reads before the hand-over
     ours.write_all(&first).await.map_err(Ended::Broken)?;
@@ -193,15 +196,20 @@ async fn agent(portal: &Portal, mut tls: Tls) -> Result<Session<Tls>, Ended> {
     Ok(Session {
         tls,
         ours,
-        _permit: Some(permit),
+        _seat: Some(seat),
     })
+}
+
+fn seat(portal: &Portal, peer: String) -> Result<limits::Session, Ended> {
+    let seat = portal.limits.session(&peer);
+    seat.ok_or(Ended::Crowded(peer))
 }
 
 async fn site(portal: &Portal, tls: Tls, purpose: Purpose) -> Result<Session<Tls>, Ended> {
     let Some(Peer::Site { tenant, site }) = certificate(&tls) else {
         return Err(Ended::Nameless);
     };
-    let permit = portal.limits.session().ok_or(Ended::Crowded)?;
+    let seat = seat(portal, format!("site {site} of tenant {tenant}"))?;
     let (ours, theirs) = runtime::pipe::stream_pair()?;
     let options = Options::from([
         ("peer", Value::from(site.as_str())),
@@ -222,7 +230,7 @@ async fn site(portal: &Portal, tls: Tls, purpose: Purpose) -> Result<Session<Tls
     Ok(Session {
         tls,
         ours,
-        _permit: Some(permit),
+        _seat: Some(seat),
     })
 }
 
@@ -237,7 +245,7 @@ async fn enrol(portal: &Portal, tls: Tls) -> Result<(), Ended> {
     let session = Session {
         tls,
         ours,
-        _permit: None,
+        _seat: None,
     };
     session.pump().await
 }
@@ -262,7 +270,7 @@ fn certificate(tls: &Tls) -> Option<Peer> {
 pub(crate) fn detach<S>(
     portal: &Arc<Portal>,
     mut stream: S,
-    permit: tokio::sync::OwnedSemaphorePermit,
+    seat: limits::Session,
 ) -> Result<OwnedFd, Error>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -270,7 +278,7 @@ where
     let (mut ours, theirs) = runtime::pipe::stream_pair()?;
     let shutdown = portal.daemon.shutdown.clone();
     tokio::spawn(async move {
-        let _permit = permit;
+        let _seat = seat;
         tokio::select! {
             ended = pump(&mut stream, &mut ours) => if let Err(why) = ended {
                 tracing::info!("a session we dialled: {why}");
