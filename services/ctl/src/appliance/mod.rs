@@ -80,7 +80,10 @@ pub(crate) struct Session {
 /// Runs one command; the error's text is for the operator.
 pub(crate) async fn run(command: Command, json: bool) -> Result<()> {
     let bus = runtime::connect().await.map_err(|e| {
-        anyhow::anyhow!("the system bus cannot be reached ({e}): is this a Strongroom appliance?")
+        anyhow::anyhow!(
+            "the system bus cannot be reached ({e}); run this on the appliance itself, and see \
+             there whether the bus runs (`systemctl status dbus`)"
+        )
     })?;
     let session = Session { bus, json };
     match command {
