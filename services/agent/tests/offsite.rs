@@ -96,11 +96,16 @@ impl Fleet {
 
     /// An agent paired at the centre for this site's datastore, and the keys released for it.
     async fn recovery(&self) -> Server {
+        self.recovery_of("r1", std::time::Duration::from_secs(600))
+    }
+
+    /// The same, with this id, and granted for so long.
+    fn recovery_of(&self, id: &str, granted: std::time::Duration) -> Server {
         let scope = format!("restore:{}", self.site.datastore());
-        let server = self.centre.pair("r1", &scope);
+        let server = self.centre.pair(id, &scope);
         let keyset = self.site.keyset.as_ref().unwrap();
-        let until = std::time::SystemTime::now() + std::time::Duration::from_secs(600);
-        self.centre.house.grant(keyset, until).unwrap();
+        let until = std::time::SystemTime::now() + granted;
+        self.centre.house.grant(keyset, id, until).unwrap();
         server
     }
 }
@@ -246,6 +251,25 @@ async fn without_a_grant_a_recovery_agent_gets_nothing() {
         .back_up(job(&tree, None))
         .await;
     assert!(backup.unwrap_err().to_string().contains("is a centre"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_earlier_recovery_agent_is_refused_while_a_new_ones_grant_runs() {
+    use std::time::Duration;
+    let fleet = fleet();
+    let snapshot = fleet.back_up(&fleet.tree(8)).await;
+    fleet.copy();
+    let earlier = fleet.recovery_of("r0", Duration::ZERO);
+    let new = fleet.recovery_of("r1", Duration::from_secs(600));
+    assert_eq!(new.list().await.unwrap().len(), 1);
+    let target = fleet.dir.path().join("x");
+    for refused in [
+        earlier.list().await.map(drop),
+        earlier.restore(snapshot, "", &target).await.map(drop),
+    ] {
+        let sentence = refused.unwrap_err().to_string();
+        assert!(sentence.contains("granted to this agent"), "{sentence}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -278,6 +278,7 @@ impl Engine {
     }
 
     async fn grant(&self, datastore: String, options: Fields) -> Result<(), Error> {
+        let agent: String = options.required("agent")?;
         let until = match options.optional::<i64>("until")? {
             None => SystemTime::now() + GRANT,
             Some(seconds) => {
@@ -295,7 +296,7 @@ impl Engine {
         }
         let keyset = self.released(&store, &options).await?;
         let house = self.house.clone();
-        blocking(move || house.grant(&keyset, until)).await
+        blocking(move || house.grant(&keyset, &agent, until)).await
     }
 
     #[zbus(out_args("job"))]

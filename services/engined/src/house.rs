@@ -208,14 +208,14 @@ impl House {
         self.replica(id)
     }
 
-    /// Lets recovery agents read a replica until then, with the keys keyd released for that.
+    /// Lets a recovery agent read a replica until then, with the keys keyd released for that.
     ///
     /// # Errors
     /// The replica is not here, or the keys are another's.
-    pub fn grant(&self, keyset: &Keyset, until: SystemTime) -> Result<(), Error> {
+    pub fn grant(&self, keyset: &Keyset, agent: &str, until: SystemTime) -> Result<(), Error> {
         let replica = self.replica(keyset.datastore_id)?;
         replica.unlock(keyset)?;
-        self.grants.grant(replica, until);
+        self.grants.grant(replica, agent, until);
         Ok(())
     }
 

@@ -235,7 +235,7 @@ pub(crate) struct Who {
 pub(crate) enum Scope {
     /// Back up to this site, and restore its own.
     Backup,
-    /// Restore from this datastore, while it is granted.
+    /// Restore from this datastore, while that is granted to it.
     Restore(DatastoreId),
 }
 

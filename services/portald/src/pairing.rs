@@ -130,6 +130,7 @@ async fn grant(portal: &Portal, recovery: &Recovery, agent: &str, name: &str) ->
     let until = now + i64::from(recovery.hours) * 3600;
     let reason = format!("recovery by agent {agent} ({name})");
     let mut options = Options::from([
+        ("agent", Value::from(agent)),
         ("until", Value::from(until)),
         ("reason", Value::from(reason)),
     ]);

@@ -35,7 +35,7 @@ impl Place {
                 _unlocked: None,
             }),
             Scope::Restore(datastore) => {
-                let held = house.grants.held(*datastore)?;
+                let held = house.grants.held(*datastore, &agent.id)?;
                 Ok(Self {
                     store: house.replica(*datastore)?,
                     group: None,

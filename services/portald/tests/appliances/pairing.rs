@@ -135,6 +135,7 @@ async fn a_recovery_agent_is_paired_at_a_centre_with_the_grant_or_not_at_all() {
             panic!("{grants:?}")
         };
         assert_eq!(*granted, datastore);
+        assert_eq!(text(how, "agent"), agent.paired.agent);
         assert_eq!(text(how, "share"), "some words");
         assert!(text(how, "reason").contains(&agent.paired.agent));
         assert!(how.required::<i64>("until").unwrap() > 0);
