@@ -159,15 +159,17 @@ impl Intake {
             let Extent::Data { digest, length } = extent else {
                 continue;
             };
-            match self.find(digest)? {
-                Some(chunk) if chunk.length == *length => *digest = chunk.digest,
-                Some(_) => {
-                    return Err(WireError::Unexpected("a chunk of another length").into());
+            let why = match self.find(digest)? {
+                Some(chunk) if chunk.length == *length => {
+                    *digest = chunk.digest;
+                    continue;
                 }
-                None => {
-                    return Err(WireError::Unexpected("a chunk that was not sent").into());
-                }
-            }
+                Some(_) => "a chunk of another length",
+                None => "a chunk that was not sent",
+            };
+            // or the file forgot what it was told, as one does whose tree is damaged
+            self.known.distrust();
+            return Err(WireError::Unexpected(why).into());
         }
         self.draft.add_entry(&entry)?;
         Ok(())
