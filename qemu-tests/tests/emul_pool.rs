@@ -96,7 +96,7 @@ fn emul_pool_lives_through_pulled_disks_and_reboots() {
         stands(&machine, "degraded")?;
         assert_eq!(
             property(&machine, "Pool1", "Reason")?,
-            "the pool runs without the disk DISK2; plug it in again or replace it"
+            "the pool runs without the disk DISK2; plug it in again (this release takes no other disk in its place)"
         );
         assert_eq!(writing.finish(machine.within(60))?.code, 0);
         machine.sh("echo 3 >/proc/sys/vm/drop_caches")?;
@@ -108,11 +108,6 @@ fn emul_pool_lives_through_pulled_disks_and_reboots() {
 
         // poold dies: nobody notices
         machine.check(["systemctl", "kill", "-s", "KILL", "strongroom-poold"])?;
-        stands(&machine, "mounted")?;
-        assert_eq!(machine.check(["sha256sum", &file])?, sum);
-
-        // an orderly restart
-        machine.reboot()?;
         stands(&machine, "mounted")?;
         assert_eq!(machine.check(["sha256sum", &file])?, sum);
 

@@ -128,6 +128,14 @@ impl Pair {
         let code: Code = code.parse().map_err(|e| Error::Refused(format!("{e}")))?;
         let name = self.name.unwrap_or_else(hostname);
         let identity = agent::pair::pair(&with_port(&self.host), &name, &code).await?;
+        let kept = state.load().ok().filter(|kept| kept.scope == "backup");
+        if let Some(kept) = kept.filter(|_| identity.scope != "backup") {
+            return Err(Error::Refused(format!(
+                "this server backs up to {}, and a pairing for a restore would end that; ask for \
+                 another code and pair with `strongroom-agent --state DIRECTORY pair`",
+                kept.endpoint
+            )));
+        }
         state.save(&identity)?;
         println!(
             "paired with {} as {} (agent {})",

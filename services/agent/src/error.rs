@@ -64,7 +64,7 @@ pub enum Error {
     NotAccepted,
     /// The connection ended where the appliance would speak first.
     #[error(
-        "the appliance ended the connection without a word; see there whether it is ready (`strongroom status`) and has this server on its list (`strongroom agents`)"
+        "the appliance ended the connection without a word; see there whether it is ready (`strongroom status`) and has this server on its list (`strongroom agents`), and that it has not too many sessions open"
     )]
     Silent,
     /// Pairing ended otherwise.

@@ -149,7 +149,8 @@ async fn an_appliance_that_says_nothing_is_told_from_a_bad_network() {
         assert_eq!(
             server.says(command).await,
             "the appliance ended the connection without a word; see there whether it is ready \
-             (`strongroom status`) and has this server on its list (`strongroom agents`)\n"
+             (`strongroom status`) and has this server on its list (`strongroom agents`), and that \
+             it has not too many sessions open\n"
         );
     }
 }

@@ -8,6 +8,7 @@ use protocol::enrol::Custody;
 use protocol::token::Token;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use tokio::sync::Mutex;
 use zbus::zvariant::OwnedObjectPath;
 
@@ -16,6 +17,9 @@ pub(crate) struct Desk {
     keeper: Mutex<Keeper>,
     house: House,
     running: Mutex<Option<(Work, OwnedObjectPath)>>,
+    /// Whether there is such a job. zbus reads a property under the lock of all its objects, which
+    /// a new job needs too: a property that waited for `running` would end both for ever.
+    busy: AtomicBool,
 }
 
 /// What a job is to do; asked for the same while it runs, the same job is answered.
@@ -35,6 +39,7 @@ impl Desk {
             keeper: Mutex::new(keeper),
             house,
             running: Mutex::new(None),
+            busy: AtomicBool::new(false),
         })
     }
 
@@ -44,7 +49,7 @@ impl Desk {
 
     /// "unenrolled", "enrolling", "site" or "centre".
     pub(crate) async fn state_name(&self) -> &'static str {
-        let busy = self.running.lock().await.is_some();
+        let busy = self.busy.load(Relaxed);
         self.keeper.lock().await.state().name(busy)
     }
 
@@ -82,12 +87,17 @@ impl Desk {
                         "stopped on request; the same command goes on from here".into(),
                     )),
                 };
-                *desk.running.lock().await = None;
+                {
+                    let mut running = desk.running.lock().await;
+                    *running = None;
+                    desk.busy.store(false, Relaxed);
+                }
                 desk.changed().await;
                 result
             })
             .await?;
         *running = Some((work, job.clone()));
+        self.busy.store(true, Relaxed);
         drop(running);
         self.changed().await;
         Ok(job)

@@ -347,17 +347,17 @@ fn degraded(array: &Array, members: &[&Member], view: &View, memory: &Memory) ->
             .disk(&format!("/dev/{}", slot.name))
             .map_or("", |d| &d.serial);
         return format!(
-            "the disk {serial} ({}) failed and is no longer used; replace it",
+            "the disk {serial} ({}) failed and is no longer used; copy offsite what is not yet there (this release takes no other disk in its place)",
             slot.name
         );
     }
     match members.first() {
         Some(member) => format!(
-            "the pool runs without {}; plug it in again or replace it",
+            "the pool runs without {}; plug it in again (this release takes no other disk in its place)",
             missing(&member.pool, array.missing(), view, memory)
         ),
         None => {
-            "the pool runs without some of its disks; plug them in again or replace them".into()
+            "the pool runs without some of its disks; plug them in again (this release takes no others in their place)".into()
         }
     }
 }

@@ -304,7 +304,7 @@ async fn a_pulled_disk_degrades_and_its_return_heals() {
     house.until("degraded").await;
     assert_eq!(
         house.pool().await.reason().await.unwrap(),
-        "the pool runs without the disk DISK2; plug it in again or replace it"
+        "the pool runs without the disk DISK2; plug it in again (this release takes no other disk in its place)"
     );
     house.machine.set_present("vdb", true);
     house.changed().await;

@@ -148,7 +148,7 @@ fn a_missing_disk_is_waited_for_then_done_without_and_taken_back() {
     assert_eq!(verdict.state, State::Degraded);
     assert_eq!(
         verdict.reason,
-        "the pool runs without the disk DISK1; plug it in again or replace it"
+        "the pool runs without the disk DISK1; plug it in again (this release takes no other disk in its place)"
     );
     machine.set_present("vdb", true);
     assert_eq!(settle(&machine, &memory).state, State::Mounted);

@@ -1,5 +1,5 @@
 //! House checks: `cargo xtask deps` (arrows between crates), `cargo xtask house` (sizes, names,
-//! unsafe), `cargo xtask units SCORE...` (the sandbox of each unit). Each prints what is wrong and
+//! unsafe), `cargo xtask units` (the sandbox of each unit). Each prints what is wrong and
 //! ends with 1.
 
 mod deps;

@@ -162,7 +162,9 @@ fn carry_out(
 
     screen.step("booting the site again", |_| {
         boot(site)?;
-        until(site, "the uplink", |s| s["uplink"]["state"] == "up")
+        until(site, "the uplink and the datastore", |s| {
+            s["uplink"]["state"] == "up" && s["engine"]["state"] == "ready"
+        })
     })?;
     let (share, _) = screen.step("changing to client-held custody", |s| {
         let changed = ask_shown(s, site, &["custody", "client"])?;

@@ -78,8 +78,17 @@ async fn the_main_job_from_pairing_to_a_restore_without_the_site() {
     // the site is gone
     site.end_all();
     let datastore = site.datastore.clone();
-    let options = Options::from([("datastore", Value::from(datastore))]);
-    let code = centre.pairing_code(options).await;
+    let options = || Options::from([("datastore", Value::from(datastore.clone()))]);
+    // not in place of the pairing by which it is backed up
+    let code = centre.pairing_code(options()).await;
+    let kept = server
+        .agent(&["pair", &centre.endpoint, "--code", &code])
+        .unwrap_err();
+    assert!(
+        kept.contains("a pairing for a restore would end that"),
+        "{kept}"
+    );
+    let code = centre.pairing_code(options()).await;
     let recovery = Server::pair(dir.path().join("recovery"), &centre.endpoint, &code);
     let restored = dir.path().join("from the centre");
     recovery

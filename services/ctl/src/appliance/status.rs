@@ -93,9 +93,7 @@ fn print(document: &Json, datastores: &[Fields], peers: &[Fields], sites: &[Fiel
             word("appliance", "tenant_name"),
             word("appliance", "endpoint")
         ),
-        "unenrolled" => {
-            "next: `strongroom enrol TOKEN`, or `strongroom centre init` at the MSP".into()
-        }
+        "unenrolled" => "next: `strongroom enrol`, or `strongroom centre init` at the MSP".into(),
         _ => String::new(),
     };
     line("appliance", "appliance", membership);
