@@ -166,7 +166,7 @@ fn emul_pool_of_three_disks_is_raid5_without_a_write_hole() {
 
 #[test]
 fn long_pool_of_five_disks_is_raid6() {
-    scenario("emul_pool_raid6", |lab| {
+    scenario("long_pool_raid6", |lab| {
         of_parity(lab, &["A", "B", "C", "D", "E"], "raid6", "bitmap")
     });
 }

@@ -121,12 +121,14 @@ fn uefi_is_verified_measured_and_made_of_our_packages() {
 
 #[test]
 fn long_without_firmware_it_boots_and_unlocks_its_state_again() {
-    scenario("emul_boots_twice", |lab| boots_twice(lab, Boot::Direct));
+    scenario("long_boots_direct", |lab| boots_twice(lab, Boot::Direct));
 }
 
 #[test]
 fn long_with_firmware_it_boots_and_unlocks_its_state_again() {
-    scenario("uefi_boots_twice", |lab| boots_twice(lab, Boot::Firmware));
+    scenario("long_boots_firmware", |lab| {
+        boots_twice(lab, Boot::Firmware)
+    });
 }
 
 #[test]

@@ -104,9 +104,8 @@ impl Outcome {
 /// A backup whose paths are there.
 pub struct Prepared {
     job: Job,
+    options: Options,
     walk: Walk,
-    /// The same once more, to count what is to be read.
-    count: Walk,
 }
 
 impl Prepared {
@@ -125,8 +124,7 @@ impl Prepared {
             ..Options::default()
         };
         let walk = Walk::new(&job.paths, options.clone())?;
-        let count = Walk::new(&job.paths, options)?;
-        Ok(Self { job, walk, count })
+        Ok(Self { job, options, walk })
     }
 
     /// Runs over a session of kind `Intake` that is open.
@@ -139,7 +137,7 @@ impl Prepared {
         counters: Arc<Counters>,
         cancel: CancellationToken,
     ) -> Result<Outcome> {
-        let Prepared { job, walk, count } = self;
+        let Prepared { job, options, walk } = self;
         let FromSite::Terms(terms) = session::expect(&mut stream).await? else {
             return Err(protocol::WireError::Unexpected("no terms first").into());
         };
@@ -153,6 +151,8 @@ impl Prepared {
         match &remembered {
             Some(remembered) => counters.total.store(remembered.total(), Relaxed),
             None => {
+                // the same once more, to count what is to be read
+                let count = Walk::new(&job.paths, options)?;
                 let counters = counters.clone();
                 tokio::task::spawn_blocking(move || {
                     if let Some(total) = occupied(count, &counting) {

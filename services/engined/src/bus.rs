@@ -147,7 +147,15 @@ impl Engine {
     #[zbus(out_args("snapshots"))]
     async fn snapshots(&self, filter: Fields) -> Result<Vec<Fields>, Error> {
         let datastore: Option<String> = filter.optional("datastore")?;
-        let group: Option<String> = filter.optional("group")?;
+        let [group, name, id] = ["group", "name", "id"].map(|f| filter.optional::<String>(f));
+        let (group, name, id) = (group?, name?, id?);
+        let wanted = move |clear: &Clear, details: Option<&Details>| {
+            group.as_ref().is_none_or(|g| *g == clear.group.to_string())
+                && id.as_ref().is_none_or(|i| *i == clear.id.to_string())
+                && name
+                    .as_ref()
+                    .is_none_or(|n| details.is_some_and(|d| d.group == *n))
+        };
         let house = self.house.clone();
         blocking(move || {
             let stores = match &datastore {
@@ -157,7 +165,7 @@ impl Engine {
             let mut all = Vec::new();
             for store in stores {
                 for (clear, details) in store.infos()? {
-                    if group.as_ref().is_none_or(|g| *g == clear.group.to_string()) {
+                    if wanted(&clear, details.as_ref()) {
                         let fields = of_snapshot(&house, store.role, &clear, details.as_ref());
                         all.push(((clear.time, clear.id), fields));
                     }

@@ -80,12 +80,7 @@ pub(crate) fn told(error: engine::Error) -> Error {
 
 fn as_told(error: &engine::Error) -> Error {
     use engine::Error as E;
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(next) = cause {
-        text += &format!(" ({next})");
-        cause = next.source();
-    }
+    let text = contract::told(error);
     match error {
         E::Stopped(first) => as_told(first),
         E::Full { .. } => crate::session::full(),

@@ -1,7 +1,7 @@
 //! enrold on the bus is what the contract says, whoever asks at the same time.
 
 use contract::{EnrolProxy, Options};
-use runtime::testing::Appliance;
+use runtime::testing::{Appliance, conforms};
 use std::time::Duration;
 use zbus::proxy::CacheProperties;
 
@@ -12,16 +12,7 @@ async fn introspection_conforms_to_the_xml() {
     appliance
         .start(env!("CARGO_BIN_EXE_strongroom-enrold"), name)
         .await;
-    let introspectable = zbus::fdo::IntrospectableProxy::builder(&appliance.connect().await)
-        .destination(name)
-        .unwrap()
-        .path("/org/strongroom/Enrol1")
-        .unwrap()
-        .build()
-        .await
-        .unwrap();
-    let xml = introspectable.introspect().await.unwrap();
-    contract::conformity::check(&xml, name).unwrap();
+    conforms(&appliance.connect().await, name).await;
 }
 
 /// zbus reads properties under the lock of all objects, and a job is a new object.

@@ -156,10 +156,12 @@ impl Core {
         cancel: CancellationToken,
     ) -> Result<Fields, Error> {
         let began = self.begin_stage(&mut run, "backup").await;
-        let mut stats = back_up(&agent, &run, &definition, &progress, &cancel).await;
-        if let Ok(told) = stats {
-            stats = self.confirmed(&run, told).await;
-        }
+        let stats = async {
+            let before = self.snapshots("name", &run.agent).await?;
+            let told = back_up(&agent, &run, &definition, &progress, &cancel).await?;
+            self.confirmed(&run, &before, told).await
+        };
+        let stats = stats.await;
         if let Ok(stats) = &stats {
             run.snapshot = HEXLOWER.encode(&stats.snapshot);
         }
@@ -223,15 +225,28 @@ impl Core {
         outcome
     }
 
-    /// What an agent says it made, with engined's figures. Its word alone is not believed: a
-    /// captured agent must not have a backup succeed that was never made, or long ago.
-    async fn confirmed(&self, run: &Run, mut stats: Box<Stats>) -> Result<Box<Stats>, Error> {
-        let id = HEXLOWER.encode(&stats.snapshot);
+    /// What engined has of that name or id.
+    async fn snapshots(&self, field: &str, wanted: &str) -> Result<Vec<Fields>, Error> {
         let engine = EngineProxy::new(&self.daemon.bus).await?;
-        for snapshot in engine.snapshots(Options::new()).await? {
-            if snapshot.required::<String>("id")? == id
+        engine
+            .snapshots(Options::from([(field, wanted.into())]))
+            .await
+    }
+
+    /// What an agent says it made, with engined's figures. Its word alone is not believed: a
+    /// captured agent must not have a backup succeed that was never made, or long ago. That it is
+    /// of this run is told by what was there before; the clock may have jumped since.
+    async fn confirmed(
+        &self,
+        run: &Run,
+        before: &[Fields],
+        mut stats: Box<Stats>,
+    ) -> Result<Box<Stats>, Error> {
+        let id = HEXLOWER.encode(&stats.snapshot);
+        let is_it = |s: &Fields| s.required::<String>("id").is_ok_and(|of| of == id);
+        for snapshot in self.snapshots("id", &id).await? {
+            if !before.iter().any(is_it)
                 && snapshot.optional::<String>("name")?.as_ref() == Some(&run.agent)
-                && snapshot.required::<i64>("time")? >= run.started
             {
                 stats.entries = snapshot.required("entries")?;
                 stats.logical = snapshot.required("logical")?;

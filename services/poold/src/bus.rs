@@ -135,7 +135,7 @@ impl Pool {
         let disks = tokio::task::spawn_blocking(move || source.disks())
             .await
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
-            .map_err(|error| Error::Failed(crate::create::text(&error)))?;
+            .map_err(|error| Error::Failed(contract::told(&error)))?;
         Ok(disks.iter().map(describe).collect())
     }
 

@@ -121,23 +121,12 @@ pub fn make_volume(
     }
     tell("encrypting the pool");
     luks::format(machine, device, &pool.label(false), key).map_err(told)?;
-    luks::open(machine, device, MAPPING, key).map_err(|e| Error::Failed(text(&e)))?;
+    luks::open(machine, device, MAPPING, key).map_err(|e| Error::Failed(contract::told(&e)))?;
     tell("making the pool's file system");
     xfs::make(machine, &format!("/dev/mapper/{MAPPING}"), "strongroom").map_err(told)?;
     luks::set_label(machine, device, &pool.label(true)).map_err(told)
 }
 
-/// An error with its causes, as one sentence for the operator.
-pub(crate) fn text(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}
-
 pub(crate) fn told(error: disks::Error) -> Error {
-    Error::Failed(text(&error))
+    Error::Failed(contract::told(&error))
 }

@@ -27,7 +27,7 @@ impl Remembered {
                 whole: loaded.state.unwrap_or_default(),
             },
             Err(error) => {
-                tracing::warn!("{}", crate::create::text(&error));
+                tracing::warn!("{}", contract::told(&error));
                 Remembered {
                     ledger: None,
                     whole: Whole::default(),
@@ -53,7 +53,7 @@ impl Remembered {
         if let Some(ledger) = &mut self.ledger
             && let Err(error) = ledger.save(&self.whole)
         {
-            tracing::warn!("{}", crate::create::text(&error));
+            tracing::warn!("{}", contract::told(&error));
         }
     }
 }

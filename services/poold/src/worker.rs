@@ -4,7 +4,6 @@ mod making;
 mod steps;
 
 use crate::bus::{Pool, Published, Request};
-use crate::create::text;
 use crate::name::PoolId;
 use crate::plan::{self, Action, Memory, State, Verdict};
 use crate::remember::Remembered;
@@ -163,7 +162,7 @@ impl Worker {
             let (view, mut verdict) = match self.look().await {
                 Ok(seen) => seen,
                 Err(error) => {
-                    let told = text(&error);
+                    let told = contract::told(&error);
                     tracing::warn!("{told}");
                     let verdict = Verdict {
                         state: State::Failed,

@@ -188,16 +188,7 @@ fn two_disks() -> Simulated {
 #[tokio::test]
 async fn the_interface_is_the_contracts() {
     let house = House::new(Simulated::default()).await;
-    let proxy = zbus::fdo::IntrospectableProxy::builder(&house.bus)
-        .destination("org.strongroom.Pool1")
-        .unwrap()
-        .path("/org/strongroom/Pool1")
-        .unwrap()
-        .build()
-        .await
-        .unwrap();
-    let xml = proxy.introspect().await.unwrap();
-    contract::conformity::check(&xml, "org.strongroom.Pool1").unwrap();
+    runtime::testing::conforms(&house.bus, "org.strongroom.Pool1").await;
 }
 
 #[tokio::test]

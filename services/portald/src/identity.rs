@@ -7,7 +7,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use zeroize::Zeroizing;
 
 /// Certificates begin a day before they are made and are good for 30 days; we ask for new ones
@@ -183,11 +183,6 @@ fn stale(begin: i64, now: i64) -> bool {
     !(begin..begin.saturating_add(FRESH)).contains(&now)
 }
 
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs() as i64)
-}
-
 /// Keeps [`Portal::configs`] as the role and keyd have it.
 pub(crate) fn keep(portal: &Arc<Portal>) {
     let portal = portal.clone();
@@ -231,7 +226,7 @@ pub(crate) fn keep(portal: &Arc<Portal>) {
             due = changed
                 || configs
                     .as_ref()
-                    .is_none_or(|configs| stale(configs.begin, now()));
+                    .is_none_or(|configs| stale(configs.begin, runtime::now()));
         }
     });
 }

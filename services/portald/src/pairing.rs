@@ -7,7 +7,6 @@ use crate::session::{Ended, Tls};
 use contract::{Error, Options};
 use protocol::pairing::{self, Event, Paired, Request, Site};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use zbus::zvariant::Value;
 
@@ -125,9 +124,7 @@ async fn issue(
 
 /// The keyset is released here and now, or the agent never gets its certificate.
 async fn grant(portal: &Portal, recovery: &Recovery, agent: &str, name: &str) -> Result<(), Error> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = now.map_or(0, |since| since.as_secs() as i64);
-    let until = now + i64::from(recovery.hours) * 3600;
+    let until = runtime::now() + i64::from(recovery.hours) * 3600;
     let reason = format!("recovery by agent {agent} ({name})");
     let mut options = Options::from([
         ("agent", Value::from(agent)),

@@ -1,6 +1,6 @@
 //! portald on the bus is what the contract says.
 
-use runtime::testing::Appliance;
+use runtime::testing::{Appliance, conforms};
 
 #[tokio::test]
 async fn introspection_conforms_to_the_xml() {
@@ -9,14 +9,5 @@ async fn introspection_conforms_to_the_xml() {
     appliance
         .start(env!("CARGO_BIN_EXE_strongroom-portald"), name)
         .await;
-    let introspectable = zbus::fdo::IntrospectableProxy::builder(&appliance.connect().await)
-        .destination(name)
-        .unwrap()
-        .path("/org/strongroom/Portal1")
-        .unwrap()
-        .build()
-        .await
-        .unwrap();
-    let xml = introspectable.introspect().await.unwrap();
-    contract::conformity::check(&xml, name).unwrap();
+    conforms(&appliance.connect().await, name).await;
 }

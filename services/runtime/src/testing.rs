@@ -148,6 +148,18 @@ impl Appliance {
     }
 }
 
+/// Tests that the daemon of this name, at the path that goes with it, is what the contract says.
+pub async fn conforms(bus: &zbus::Connection, name: &str) {
+    let path = format!("/{}", name.replace('.', "/"));
+    let proxy = zbus::fdo::IntrospectableProxy::builder(bus)
+        .destination(name)
+        .and_then(|builder| builder.path(path))
+        .expect("a daemon's name");
+    let proxy = proxy.build().await.expect("the private bus");
+    let xml = proxy.introspect().await.expect("a daemon that answers");
+    contract::conformity::check(&xml, name).expect("the contract");
+}
+
 /// The program of another daemon of this workspace, beside the test that runs: built already when
 /// the whole workspace is tested, else built now.
 pub fn program(daemon: &str) -> PathBuf {

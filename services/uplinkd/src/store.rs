@@ -40,19 +40,8 @@ impl Store {
         }
         self.ledger
             .save(&new)
-            .map_err(|error| Error::Failed(error_text(&error)))?;
+            .map_err(|error| Error::Failed(contract::told(&error)))?;
         self.state = new;
         Ok(true)
     }
-}
-
-/// An error with its causes, as one sentence for the operator.
-pub(crate) fn error_text(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

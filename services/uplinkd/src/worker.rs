@@ -5,7 +5,7 @@ use crate::clock::{self, Clock};
 use crate::configuration::{Configuration, Network, Site as SiteSettings, SitePeer};
 use crate::resolve::resolve;
 use crate::site::{self, Outcome, Seen, Step};
-use crate::store::{State, Store, error_text};
+use crate::store::{State, Store};
 use contract::{Error, KeysProxy};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -93,7 +93,7 @@ pub(crate) async fn with_end<T: Send + 'static>(
     tokio::task::spawn_blocking(move || work(&mut end.lock().expect("no panic holds it")))
         .await
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
-        .map_err(|error| Error::Failed(error_text(&error)))
+        .map_err(|error| Error::Failed(contract::told(&error)))
 }
 
 /// Serves the interface and keeps the uplink until shutdown.

@@ -270,16 +270,7 @@ fn peer(n: u8) -> contract::Options<'static> {
 #[tokio::test]
 async fn the_interface_is_the_contracts() {
     let house = House::new(0).await;
-    let proxy = zbus::fdo::IntrospectableProxy::builder(&house.bus)
-        .destination("org.strongroom.Uplink1")
-        .unwrap()
-        .path("/org/strongroom/Uplink1")
-        .unwrap()
-        .build()
-        .await
-        .unwrap();
-    let xml = proxy.introspect().await.unwrap();
-    contract::conformity::check(&xml, "org.strongroom.Uplink1").unwrap();
+    runtime::testing::conforms(&house.bus, "org.strongroom.Uplink1").await;
     assert_eq!(house.uplink().await.state().await.unwrap(), "unconfigured");
     assert!(house.kernel.device("sr0").is_none());
 }

@@ -20,8 +20,9 @@ pub(crate) fn check() -> Result<Vec<String>> {
         .current_dir(crate::workspace())
         .output()
         .context("git ls-files")?;
-    let mut wrong = Vec::new();
-    for file in String::from_utf8(output.stdout)?.lines() {
+    let output = String::from_utf8(output.stdout)?;
+    let mut wrong = untested(&output.lines().collect::<Vec<_>>());
+    for file in output.lines() {
         match std::fs::read_to_string(crate::workspace().join(file)) {
             Ok(text) => wrong.extend(judge(file, &text)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {} // removed, not yet committed
@@ -29,6 +30,20 @@ pub(crate) fn check() -> Result<Vec<String>> {
         }
     }
     Ok(wrong)
+}
+
+/// Cargo builds a program for tests only where its own package has an integration test; those of
+/// other packages would run an old one.
+fn untested(files: &[&str]) -> Vec<String> {
+    let packages = files.iter().filter_map(|f| f.strip_suffix("/src/main.rs"));
+    let alone = packages.filter(|package| {
+        let tests = format!("{package}/tests/");
+        package.starts_with("services/")
+            && *package != "services/xtask"
+            && !files.iter().any(|f| f.starts_with(&tests))
+    });
+    let told = |p| format!("{p}: no test of its own runs its program; add {p}/tests/contract.rs");
+    alone.map(told).collect()
 }
 
 fn judge(file: &str, text: &str) -> Vec<String> {
@@ -65,6 +80,14 @@ mod tests {
         assert_eq!(super::judge("a/util.rs", "").len(), 1);
         assert_eq!(super::judge("a/b.rs", super::LIFTED).len(), 1);
         assert_eq!(super::judge("a/sys.rs", super::LIFTED).len(), 0);
+    }
+
+    #[test]
+    fn a_program_without_a_test_is_told() {
+        let files = ["services/a/src/main.rs", "services/a/src/bus.rs"];
+        assert_eq!(super::untested(&files).len(), 1);
+        let files = ["services/a/src/main.rs", "services/a/tests/contract.rs"];
+        assert_eq!(super::untested(&files).len(), 0);
     }
 
     #[test]

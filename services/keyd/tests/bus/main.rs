@@ -11,18 +11,7 @@ use rig::{Rig, bytes, enrol, taken, text};
 #[tokio::test]
 async fn the_interface_is_as_the_contract_says() {
     let rig = Rig::new().await;
-    let introspection = zbus::fdo::IntrospectableProxy::builder(rig.keys.inner().connection())
-        .destination("org.strongroom.Keys1")
-        .unwrap()
-        .path("/org/strongroom/Keys1")
-        .unwrap()
-        .build()
-        .await
-        .unwrap()
-        .introspect()
-        .await
-        .unwrap();
-    contract::conformity::check(&introspection, "org.strongroom.Keys1").unwrap();
+    runtime::testing::conforms(rig.keys.inner().connection(), "org.strongroom.Keys1").await;
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use super::Worker;
 use crate::bus::Request;
-use crate::create::{self, text};
+use crate::create;
 use crate::name::PoolId;
 use crate::plan::State;
 use contract::{Error, Fields, field};
@@ -13,7 +13,7 @@ impl Worker {
         let (view, verdict) = self
             .look()
             .await
-            .map_err(|error| Error::Failed(text(&error)))?;
+            .map_err(|error| Error::Failed(contract::told(&error)))?;
         let tell = request.progress.clone();
         let (pool, array) = match verdict.pool {
             Some(pool) if verdict.unfinished => {

@@ -1,7 +1,7 @@
 //! How each step of the plan is done.
 
 use super::Worker;
-use crate::create::{self, Key, text};
+use crate::create::{self, Key};
 use crate::name::PoolId;
 use crate::plan::Action;
 use crate::view::MAPPING;
@@ -29,7 +29,7 @@ impl Worker {
                 };
                 self.blocking(move |machine| {
                     luks::open(machine, &device, MAPPING, &key)
-                        .map_err(|error| Error::Failed(text(&error)))
+                        .map_err(|error| Error::Failed(contract::told(&error)))
                 })
                 .await
             }
@@ -39,7 +39,7 @@ impl Worker {
                     mount::start(machine, &unit).map_err(|error| {
                         Error::Failed(format!(
                             "the pool {pool} is open and cannot be mounted ({}); see `strongroom log`",
-                            text(&error)
+                            contract::told(&error)
                         ))
                     })?;
                     if !mount::is_mounted(machine, &place).map_err(create::told)? {
