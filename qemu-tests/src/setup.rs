@@ -197,7 +197,9 @@ impl Setup {
             args.device("tpm-tis,tpmdev=tpm");
         }
         self.ports(dir, sockets, &mut args);
-        args.drive("system", "qcow2", &dir.join("system.qcow2"), "");
+        // what a new array's first resync writes are zeros, gigabytes of them
+        let sparse = ",detect-zeroes=unmap";
+        args.drive("system", "qcow2", &dir.join("system.qcow2"), sparse);
         let first = match self.boot {
             Boot::Direct => "",
             Boot::Firmware => ",bootindex=0",
@@ -205,7 +207,8 @@ impl Setup {
         args.device(&format!("virtio-blk-pci,drive=system,serial=system{first}"));
         for disk in &self.disks {
             let serial = &disk.serial;
-            args.drive(serial, "qcow2", &dir.join(format!("{serial}.qcow2")), "");
+            let file = dir.join(format!("{serial}.qcow2"));
+            args.drive(serial, "qcow2", &file, sparse);
             args.device(&format!("virtio-blk-pci,drive={serial},serial={serial}"));
         }
         let hand = tree::own_binary("hand")?;

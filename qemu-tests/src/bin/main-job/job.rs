@@ -96,7 +96,7 @@ fn carry_out(
             ]);
         }
         ask(site, &define)?;
-        connected(site)
+        connected(site, server)
     })?;
 
     let back_up = |s: &Screen| {
@@ -222,13 +222,14 @@ fn boot(machine: &Machine) -> Result<()> {
     Ok(())
 }
 
-fn connected(site: &Machine) -> Result<()> {
+fn connected(site: &Machine, server: &mut Server) -> Result<()> {
     let by = site.within(60);
     let is_there = |jobs: &Json| jobs["definitions"][0]["connected"] == true;
     while !is_there(&ask(site, &["jobs"])?) {
         if by.left().is_none() {
             bail!("the agent has not connected to the site");
         }
+        server.still_serves()?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use anyhow::{Context, Result, bail};
 use filetree::specimen::{self, Scale};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -19,6 +20,17 @@ const REAL: &[&str] = &[
     "/usr/lib/git-core",
     "/usr/bin",
 ];
+
+/// Gives `$1` and its way there to a program that may not search all directories above it: in a view
+/// of its own, the closed one `$2` (a home directory is its owner's alone) is an empty one with nothing
+/// but `$1` in it.
+const OPEN_THE_WAY: &str = r#"
+    set -e; umask 022; exec 9<"$1"
+    mount -t tmpfs -o mode=755 none "$2"
+    mkdir -p "$1"
+    mount --no-canonicalize --bind /proc/self/fd/9 "$1"
+    exec 9<&-; shift 2; exec "$@"
+"#;
 
 /// A protected tree, in three places.
 pub(crate) struct Root {
@@ -36,6 +48,8 @@ pub(crate) struct Server {
     /// What is protected, and for the first generation where the same still lies when the second
     /// has replaced it.
     pub(crate) paths: Vec<PathBuf>,
+    /// Protects what the user named, not only what was made for it here.
+    users: bool,
     serving: Option<Child>,
 }
 
@@ -96,6 +110,7 @@ impl Server {
             directory: directory.into(),
             agent: packaged_agent(&directory.join("package"))?,
             paths,
+            users: protect.is_some(),
             serving: None,
         })
     }
@@ -145,18 +160,30 @@ impl Server {
         .map(drop)
     }
 
-    /// Starts the agent's service. It may not read past permissions, as an agent that is not root,
-    /// so that the tree holds files it may not read.
+    /// Starts the agent's service. What the user named it reads as its unit would, past all
+    /// permissions; else not, as an agent that is not root, so that the tree holds files it may not
+    /// read.
     pub(crate) fn serve(&mut self) -> Result<()> {
         let log = std::fs::File::create(self.log())?;
-        let mut command = Command::new("setpriv");
+        let closed = self.directory.ancestors().skip(1).filter(|above| {
+            let metadata = above.metadata();
+            metadata.is_ok_and(|m| m.uid() != 0 && m.mode() & 0o001 == 0)
+        });
+        let mut command = Command::new("unshare");
+        command.arg("--mount");
+        let without = match (self.users, closed.last()) {
+            (true, _) => "-dac_override",
+            (false, closed) => {
+                if let Some(closed) = closed {
+                    command.args(["sh", "-c", OPEN_THE_WAY, "sh"]);
+                    command.args([&self.directory, closed]);
+                }
+                "-dac_override,-dac_read_search"
+            }
+        };
         // it ends with us, however we end
-        command.args([
-            "--pdeathsig",
-            "SIGTERM",
-            "--bounding-set",
-            "-dac_override,-dac_read_search",
-        ]);
+        command.args(["setpriv", "--pdeathsig", "SIGTERM"]);
+        command.args(["--bounding-set", without]);
         command
             .arg(&self.agent)
             .arg("--state")
@@ -167,8 +194,16 @@ impl Server {
             .stdout(Stdio::null())
             .stderr(log)
             .spawn();
-        self.serving = Some(child.context("setpriv, of the Debian package util-linux")?);
+        self.serving = Some(child.context("unshare, of the Debian package util-linux")?);
         Ok(())
+    }
+
+    /// Fails when the agent's service has ended.
+    pub(crate) fn still_serves(&mut self) -> Result<()> {
+        match self.serving.as_mut().map(Child::try_wait).transpose()? {
+            Some(Some(status)) => bail!("the server's agent has ended ({status})"),
+            _ => Ok(()),
+        }
     }
 
     /// The snapshots an identity may restore.
