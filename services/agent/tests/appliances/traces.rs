@@ -4,6 +4,7 @@
 use crate::rig::Machine;
 use format::Keyset;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -21,8 +22,15 @@ impl Traces {
             }
             let process = bus.get_connection_unix_process_id(name.inner().clone());
             let process = PathBuf::from(format!("/proc/{}", process.await.unwrap()));
-            traces.add(&process.join("environ"));
             traces.add(&process.join("cmdline"));
+            match fs::read(process.join("environ")) {
+                Ok(bytes) => traces.0.push((process.join("environ"), bytes)),
+                // keyd has made itself nobody's to look into, which is as it should be
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                    println!("skipped: the environment of {name}, which only root may read");
+                }
+                Err(error) => panic!("the environment of {name}: {error}"),
+            }
         }
         traces
     }

@@ -133,9 +133,11 @@ fn many(make: &mut Maker, dir: &OwnedFd, count: u32) -> io::Result<()> {
 }
 
 fn modes(make: &mut Maker, dir: &OwnedFd) -> io::Result<()> {
-    for mode in [
-        0o000, 0o400, 0o222, 0o644, 0o755, 0o4755, 0o2755, 0o6711, 0o1644, 0o7777,
-    ] {
+    let mut files = vec![0o400, 0o644, 0o755, 0o4755, 0o2755, 0o6711, 0o1644, 0o7777];
+    if make.privileged {
+        files.extend([0o000, 0o222]);
+    }
+    for mode in files {
         let name = format!("file-{mode:04o}");
         make.file(dir, name.as_bytes(), name.as_bytes())?;
         make.mode(dir, name.as_bytes(), mode)?;
@@ -162,7 +164,7 @@ fn modes(make: &mut Maker, dir: &OwnedFd) -> io::Result<()> {
         make.symlink(dir, b"other-users-link", b"nowhere")?;
         make.own(dir, b"other-users-link", 12_345, 54_321)?;
     } else {
-        let skipped = "owners and a directory nobody may enter: only root can make them";
+        let skipped = "owners, and what nobody may read or enter: only root can make and read it";
         make.made.skipped.push(skipped.to_string());
     }
     Ok(())
