@@ -176,8 +176,41 @@ impl Machine {
     /// As [`Machine::power_on`], or the deadline.
     pub fn boot(&self) -> Result<()> {
         let before = self.hand.sessions();
+        let shown = self.console.len();
         self.power_on()?;
+        if self.lost_a_timer(before, shown)? {
+            eprintln!(
+                "{}: the emulator lost a timer of its second processor before the system began, \
+                 which then waits for ever; it is switched on again",
+                self.name()
+            );
+            self.cut_power();
+            self.power_on()?;
+        }
         self.started(before)
+    }
+
+    /// Whether that befell it (QEMU's TCG with several processors, about once in a hundred boots).
+    fn lost_a_timer(&self, sessions: u64, shown: usize) -> Result<bool> {
+        const TOLD: &str = "rcu_preempt kthread timer wakeup didn't happen";
+        let by = self.within(60);
+        while by.left().is_some() {
+            let told = self
+                .console
+                .wait_for(TOLD, shown, Deadline::after(Duration::ZERO));
+            let began =
+                self.console
+                    .wait_for("Booting initrd of", shown, Deadline::after(Duration::ZERO));
+            if told.is_ok() && began.is_err() {
+                return Ok(true);
+            }
+            let slice = Deadline::after(Duration::from_secs(5));
+            match self.hand.wait(sessions, slice) {
+                Err(Error::Late { .. }) => {}
+                other => return other.map(|()| false),
+            }
+        }
+        self.hand.wait(sessions, by).map(|()| false)
     }
 
     /// Waits for a system whose hand is younger than `sessions`.
