@@ -337,7 +337,7 @@ fn a_centre_that_answers_what_was_not_asked_is_refused() {
 }
 
 #[test]
-fn long_lists_come_in_pages() {
+fn lists_that_are_long_come_in_pages() {
     let ids: Vec<[u8; 16]> = (0..MAX_LISTED as u32 + 5)
         .map(|n| std::array::from_fn(|i| n.to_le_bytes()[i % 4]))
         .collect();
