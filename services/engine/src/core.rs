@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result, format_error, io_error};
 use crate::index::{Index, Location};
+use crate::memory::Memory;
 use crate::storage::{File, Storage, read_exact};
 use format::frame::{Frame, FrameKeys, Kind};
 use format::{DatastoreId, Digest, DigestKeys, FormatError, Keyset, PackId};
@@ -19,14 +20,16 @@ pub(crate) const TEMPORARY: &str = "tmp";
 const OPEN_PACKS: usize = 64;
 
 /// How an open datastore works; the defaults suit a site.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Threads that compress and encrypt, and that verify.
     pub threads: usize,
     /// Level of zstd.
     pub level: i32,
-    /// Memory for the index's cache, bytes.
-    pub cache: usize,
+    /// Memory for the index; one for all datastores of a process.
+    pub memory: Arc<Memory>,
+    /// Chunks whose places are held in memory before they are written out together.
+    pub index_batch: usize,
     /// Length at which a pack is closed, bytes; at most 512 MiB.
     pub pack_size: u32,
 }
@@ -36,7 +39,8 @@ impl Default for Options {
         Self {
             threads: std::thread::available_parallelism().map_or(2, Into::into),
             level: 3,
-            cache: 128 << 20,
+            memory: Memory::new(128 << 20),
+            index_batch: 16 << 10,
             pack_size: 64 << 20,
         }
     }

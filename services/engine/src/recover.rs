@@ -2,7 +2,7 @@
 
 use crate::core::{PACKS, pack_name};
 use crate::error::{Result, format_error, io_error};
-use crate::index::{INDEX, Index};
+use crate::index::{INDEX, Index, Setting};
 use crate::storage::{File, Storage, read_exact};
 use format::frame::{Frame, MAX_FRAME};
 use format::pack::{
@@ -16,34 +16,36 @@ use std::sync::Arc;
 
 /// Opens the index and adds the packs that a crash kept from it. One that cannot be opened, or that
 /// names packs that are gone, is made anew.
-pub(crate) fn usable_index(
-    storage: &Arc<dyn Storage>,
-    datastore: DatastoreId,
-    cache: usize,
-) -> Result<Index> {
-    let present = pack_ids(&**storage)?;
-    let opened = Index::open(storage.clone(), INDEX, cache)
+pub(crate) fn usable_index(setting: Setting) -> Result<Index> {
+    let present = pack_ids(&*setting.storage)?;
+    let opened = Index::open(setting.clone())
         .and_then(|index| index.packs().map(|indexed| (index, indexed)));
     if let Ok((index, indexed)) = opened
         && indexed.iter().all(|id| present.contains(id))
     {
-        let indexed: HashSet<_> = indexed.into_iter().collect();
-        let missing: Vec<_> = present
-            .into_iter()
-            .filter(|id| !indexed.contains(id))
-            .collect();
-        add(&index, storage, datastore, &missing)?;
+        add_missing(&index, &setting, present)?;
         return Ok(index);
     }
-    rebuild(storage, datastore, cache)
+    rebuild(setting)
+}
+
+/// Opens an index again that a failure closed, with the packs that were not in it durably.
+pub(crate) fn reopen(index: &Index, setting: &Setting) -> Result<()> {
+    if index.reopen()? {
+        add_missing(index, setting, pack_ids(&*setting.storage)?)?;
+    }
+    Ok(())
+}
+
+fn add_missing(index: &Index, setting: &Setting, mut present: Vec<PackId>) -> Result<()> {
+    let indexed: HashSet<_> = index.packs()?.into_iter().collect();
+    present.retain(|id| !indexed.contains(id));
+    add(index, setting, &present)
 }
 
 /// Makes the index anew from the packs.
-pub(crate) fn rebuild(
-    storage: &Arc<dyn Storage>,
-    datastore: DatastoreId,
-    cache: usize,
-) -> Result<Index> {
+pub(crate) fn rebuild(setting: Setting) -> Result<Index> {
+    let storage = &setting.storage;
     let place = storage.place();
     match storage.remove(INDEX) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -57,8 +59,8 @@ pub(crate) fn rebuild(
     storage
         .sync_dir("")
         .map_err(io_error(&place, "sync", "the directory"))?;
-    let index = Index::open(storage.clone(), INDEX, cache)?;
-    add(&index, storage, datastore, &pack_ids(&**storage)?)?;
+    let index = Index::open(setting.clone())?;
+    add(&index, &setting, &pack_ids(&**storage)?)?;
     Ok(index)
 }
 
@@ -72,15 +74,11 @@ fn pack_ids(storage: &dyn Storage) -> Result<Vec<PackId>> {
         .collect())
 }
 
-/// Adds packs, then marks broken what refers to something that is nowhere.
-fn add(
-    index: &Index,
-    storage: &Arc<dyn Storage>,
-    datastore: DatastoreId,
-    packs: &[PackId],
-) -> Result<()> {
-    let mut found = Vec::new();
-    let mut links: HashMap<Digest, Vec<Digest>> = HashMap::new();
+/// Adds packs. A frame that refers to something that is nowhere is left out, so that the next
+/// backup stores it anew.
+fn add(index: &Index, setting: &Setting, packs: &[PackId]) -> Result<()> {
+    let (storage, datastore) = (&setting.storage, setting.datastore);
+    let mut metadata = Vec::new();
     for id in packs {
         let name = pack_name(*id);
         let file = storage
@@ -89,39 +87,56 @@ fn add(
         let Some((records, _)) = records(&*file, &name, &storage.place(), datastore)? else {
             continue;
         };
-        for record in records.iter().filter(|r| r.kind.has_refs()) {
-            let bytes = read_exact(&*file, record.offset.into(), record.length as usize)
-                .map_err(io_error(&storage.place(), "read", &name))?;
-            // a damaged one refers to nothing that could be told, and is itself unusable
-            let refs = Frame::parse(&bytes, datastore).map(|f| f.refs().collect());
-            links.insert(
-                record.digest,
-                refs.unwrap_or_else(|_| vec![Digest([0; 32])]),
-            );
+        if records.iter().any(|r| r.kind.has_refs()) {
+            metadata.push((*id, file, records));
+        } else {
+            index.add_packs(&[(*id, records)])?;
         }
-        found.push((*id, records));
     }
-    if found.is_empty() {
-        return Ok(());
-    }
-    index.add_packs(&found)?;
-    let mut broken: HashSet<Digest> = HashSet::new();
-    loop {
-        let mut more = Vec::new();
-        for (digest, refs) in links.iter().filter(|(d, _)| !broken.contains(*d)) {
-            for needed in refs {
-                if broken.contains(needed) || !index.usable(needed)? {
-                    more.push(*digest);
-                    break;
-                }
+    // of each frame what it refers to that is not there yet: other metadata, there is little of it
+    let mut links: HashMap<Digest, Vec<Digest>> = HashMap::new();
+    for (id, file, records) in &metadata {
+        for record in records {
+            if !record.kind.has_refs() {
+                links.insert(record.digest, Vec::new());
+                continue;
             }
+            let bytes = read_exact(&**file, record.offset.into(), record.length as usize)
+                .map_err(io_error(&storage.place(), "read", &pack_name(*id)))?;
+            let mut missing = Vec::new();
+            match Frame::parse(&bytes, datastore) {
+                Ok(frame) => {
+                    for needed in frame.refs() {
+                        if !index.usable(&needed)? {
+                            missing.push(needed);
+                        }
+                    }
+                }
+                // a damaged one refers to nothing that could be told, and is itself of no use
+                Err(_) => missing.push(Digest([0; 32])),
+            }
+            links.insert(record.digest, missing);
         }
-        if more.is_empty() {
+    }
+    loop {
+        let dangles = |refs: &Vec<Digest>| !refs.iter().all(|r| links.contains_key(r));
+        let dangling: Vec<Digest> = links
+            .iter()
+            .filter(|(_, refs)| dangles(refs))
+            .map(|(digest, _)| *digest)
+            .collect();
+        if dangling.is_empty() {
             break;
         }
-        broken.extend(more);
+        dangling
+            .iter()
+            .for_each(|digest| drop(links.remove(digest)));
     }
-    index.mark_broken(&broken.into_iter().collect::<Vec<_>>())
+    for (id, _, mut records) in metadata {
+        records.retain(|r| links.contains_key(&r.digest));
+        index.add_packs(&[(id, records)])?;
+    }
+    Ok(())
 }
 
 /// The frames of a pack: by its header and footer, or by looking for them where one of these is
@@ -187,10 +202,10 @@ impl crate::Store {
     /// # Errors
     /// As [`crate::Store::open`]; a pack of a newer format.
     pub fn recover(storage: Arc<dyn Storage>, options: crate::Options) -> Result<Self> {
-        let store = Self::open(storage.clone(), options)?;
-        let datastore = store.datastore();
+        let store = Self::open(storage.clone(), options.clone())?;
+        let setting = store.setting();
         drop(store);
-        drop(rebuild(&storage, datastore, options.cache)?);
+        drop(rebuild(setting)?);
         Self::open(storage, options)
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::core::{Core, Keys, Options, PACKS, SNAPSHOTS, TEMPORARY, random, write_whole};
 use crate::error::{Error, Result, format_error, io_error};
-use crate::index::{INDEX, Totals};
+use crate::index::{INDEX, RUNS, Setting, Totals};
 use crate::ingest::Ingest;
 use crate::progress::Progress;
 use crate::read::{Entries, Pieces, SnapshotInfo};
@@ -94,7 +94,7 @@ impl Store {
             };
             return Err(Error::Occupied { place, what });
         }
-        for dir in [PACKS, SNAPSHOTS, TEMPORARY] {
+        for dir in [PACKS, SNAPSHOTS, TEMPORARY, RUNS] {
             storage
                 .make_dir(dir)
                 .map_err(io_error(&place, "make", dir))?;
@@ -151,7 +151,11 @@ impl Store {
                 .remove(&name)
                 .map_err(io_error(&place, "remove", &name))?;
         }
-        let index = crate::recover::usable_index(&storage, superblock.datastore, options.cache)?;
+        storage
+            .make_dir(RUNS)
+            .map_err(io_error(&place, "make", RUNS))?;
+        let setting = setting(&storage, superblock.datastore, &options);
+        let index = crate::recover::usable_index(setting)?;
         let core = Arc::new(Core::new(storage, superblock.datastore, options, index));
         Ok(Self {
             core,
@@ -159,6 +163,10 @@ impl Store {
             ingest: Mutex::new(None),
             _guard: guard,
         })
+    }
+
+    pub(crate) fn setting(&self) -> Setting {
+        setting(&self.core.storage, self.core.datastore, &self.core.options)
     }
 
     /// Its name.
@@ -218,7 +226,7 @@ impl Store {
         if let Some(running) = ingest.as_ref().filter(|i| !i.is_broken()) {
             return Ok(running.clone());
         }
-        self.core.index.reopen()?;
+        crate::recover::reopen(&self.core.index, &self.setting())?;
         let fresh = Arc::new(Ingest::new(self.core.clone()));
         *ingest = Some(fresh.clone());
         Ok(fresh)
@@ -301,6 +309,15 @@ impl Store {
             logical: snapshots.iter().map(|s| s.clear.logical).sum(),
             totals: self.core.index.totals()?,
         })
+    }
+}
+
+fn setting(storage: &Arc<dyn Storage>, datastore: DatastoreId, options: &Options) -> Setting {
+    Setting {
+        storage: storage.clone(),
+        datastore,
+        memory: options.memory.clone(),
+        batch: options.index_batch,
     }
 }
 

@@ -1,6 +1,7 @@
-//! An index file with any damage: the datastore works, or says what failed; the index made anew
+//! Index files with any damage: the datastore works, or says what failed; the index made anew
 //! from the packs has everything. Never does the damage take the process with it.
 
+use engine::storage::Storage;
 use engine::storage::simulated::Simulated;
 use engine::{Options, Piece, Progress, SnapshotMeta, Store};
 use format::entry::{Entry, Extent, Kind, Timestamp};
@@ -20,7 +21,7 @@ fn options() -> Options {
     Options {
         threads: 1,
         pack_size: 16 << 10,
-        cache: 1 << 20,
+        index_batch: 50,
         ..Options::default()
     }
 }
@@ -84,8 +85,14 @@ struct Rig {
     storage: Simulated,
     keys: Keyset,
     snapshot: SnapshotId,
-    index: Vec<u8>,
-    /// Where the index holds something.
+    /// The catalogue, and one of the runs.
+    files: Vec<IndexFile>,
+}
+
+struct IndexFile {
+    name: String,
+    bytes: Vec<u8>,
+    /// Where it holds something.
     written: Vec<usize>,
 }
 
@@ -97,22 +104,31 @@ impl Rig {
         store.unlock(&keys).unwrap();
         let snapshot = back_up(&store, 1).unwrap();
         drop(store);
-        let index = storage.bytes("index").unwrap();
-        let written = (0..index.len()).filter(|at| index[*at] != 0).collect();
+        let mut runs = storage.list("runs").unwrap().into_iter();
+        let run = runs.next().expect("more chunks than are held in memory");
+        let names = ["index".to_owned(), format!("runs/{run}")];
+        let file = |name: String| {
+            let bytes = storage.bytes(&name).unwrap();
+            let written = (0..bytes.len()).filter(|at| bytes[*at] != 0).collect();
+            IndexFile {
+                name,
+                bytes,
+                written,
+            }
+        };
         Rig {
+            files: names.map(file).into(),
             storage,
             keys,
             snapshot,
-            index,
-            written,
         }
     }
 
-    /// Opens and uses the datastore with this index.
-    fn try_with(&self, index: Vec<u8>) {
+    /// Opens and uses the datastore with this file of the index.
+    fn try_with(&self, name: &str, damaged: Vec<u8>) {
         // of its own: what a backup adds is not there for the next
         let storage = self.storage.after_power_cut(0);
-        storage.tamper("index", |bytes| *bytes = index);
+        storage.tamper(name, |bytes| *bytes = damaged);
         if let Ok(store) = Store::open(Arc::new(storage.clone()), options()) {
             store.unlock(&self.keys).unwrap();
             let _ = restore(&store, self.snapshot, 1);
@@ -132,23 +148,24 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
     #[test]
     fn no_damage_of_the_index_ends_the_process_or_loses_anything(
+        file in 0usize..2,
         flips in vec((0u8..4, any::<Index>(), 0u8..8), 1..6),
         cut in option::weighted(0.1, any::<Index>()),
     ) {
-        let rig = &*RIG;
-        let mut index = rig.index.clone();
+        let file = &RIG.files[file];
+        let mut index = file.bytes.clone();
         for (place, at, bit) in flips {
             let at = match place {
                 0 => at.index(512),
-                1 => rig.written[at.index(rig.written.len())],
+                1 => file.written[at.index(file.written.len())],
                 // heads of pages, where redb believes most
-                _ => at.index(rig.index.len() / PAGE * 64) / 64 * PAGE + at.index(64),
+                _ => at.index(file.bytes.len() / PAGE * 64) / 64 * PAGE + at.index(64),
             };
             index[at] ^= 1 << bit;
         }
         if let Some(cut) = cut {
             index.truncate(cut.index(index.len()));
         }
-        rig.try_with(index);
+        RIG.try_with(&file.name, index);
     }
 }

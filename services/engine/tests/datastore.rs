@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 fn options() -> Options {
     Options {
         threads: 2,
-        pack_size: 256 << 10,
-        cache: 4 << 20,
+        pack_size: 64 << 10,
+        index_batch: 20,
         ..Options::default()
     }
 }
@@ -379,6 +379,27 @@ fn a_power_cut_at_any_call_leaves_every_finished_snapshot_whole() {
     let states = states.into_inner();
     println!("{states} states");
     assert!(states > 1500, "{states}");
+}
+
+#[test]
+fn an_index_of_another_release_is_made_anew() {
+    let (storage, keys) = (Simulated::new(), keyset());
+    let id = back_up(&fresh(&storage, &keys), &files(20, 1))
+        .unwrap()
+        .clear
+        .id;
+    let dir = tempfile::tempdir().unwrap();
+    let database = redb::Database::create(dir.path().join("index")).unwrap();
+    let transaction = database.begin_write().unwrap();
+    let chunks = redb::TableDefinition::<&[u8; 32], &[u8; 17]>::new("chunks");
+    transaction.open_table(chunks).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    let index = std::fs::read(dir.path().join("index")).unwrap();
+    storage.tamper("index", |bytes| *bytes = index);
+    let store = opened(&storage, &keys);
+    assert_eq!(restored(&store, id, "").unwrap(), files(20, 1));
+    assert!(store.stats().unwrap().totals.chunks > 20);
 }
 
 #[test]

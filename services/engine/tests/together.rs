@@ -14,7 +14,7 @@ fn options(threads: usize) -> Options {
     Options {
         threads,
         pack_size: 256 << 10,
-        cache: 1 << 20,
+        index_batch: 50,
         ..Options::default()
     }
 }

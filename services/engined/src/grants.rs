@@ -133,7 +133,9 @@ mod tests {
         let pool = tempfile::tempdir().unwrap();
         let file = Store::superblock_for(&keyset, Profile::Site).encode();
         Datastore::make_replica(pool.path(), id, &file).unwrap();
-        let store = Arc::new(Datastore::open_replica(pool.path(), id).unwrap());
+        let store = Arc::new(
+            Datastore::open_replica(pool.path(), id, engine::Memory::new(1 << 20)).unwrap(),
+        );
         let unlocked = || {
             store.unlock(&keyset).unwrap();
             store.clone()

@@ -41,6 +41,9 @@ pub struct Added {
     pub run: String,
 }
 
+/// Memory for the indexes of all datastores together, bytes: full speed for 700 million chunks.
+const INDEX_MEMORY: u64 = 1 << 30;
+
 /// What this appliance is to engined.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {
@@ -62,6 +65,7 @@ struct Open {
 /// The house. Its methods block on the disk.
 pub struct House {
     pub(crate) peers: Arc<dyn Peers>,
+    memory: Arc<engine::Memory>,
     pub(crate) seats: Seats,
     pub(crate) grants: Grants,
     pub(crate) offsite: Offsite,
@@ -91,6 +95,7 @@ impl House {
     ) -> Result<Arc<Self>, Error> {
         Ok(Arc::new(Self {
             peers,
+            memory: engine::Memory::new(INDEX_MEMORY),
             seats: Seats::default(),
             grants: Grants::default(),
             offsite: Offsite::open(&state_dir)?,
@@ -134,9 +139,12 @@ impl House {
     pub fn open(&self, pool: PathBuf, part: Part, keyset: Option<Keyset>) -> Result<(), Error> {
         let mut open = locked(&self.open);
         open.own = match (&part, keyset) {
-            (Part::Site(id), Some(keyset)) => {
-                Some(Arc::new(Datastore::open_own(&pool, *id, keyset)?))
-            }
+            (Part::Site(id), Some(keyset)) => Some(Arc::new(Datastore::open_own(
+                &pool,
+                *id,
+                keyset,
+                self.memory.clone(),
+            )?)),
             _ => None,
         };
         open.pool = Some(pool);
@@ -189,7 +197,7 @@ impl House {
         if let Some(replica) = open.replicas.get(&id) {
             return Ok(replica.clone());
         }
-        let replica = Arc::new(Datastore::open_replica(&pool, id)?);
+        let replica = Arc::new(Datastore::open_replica(&pool, id, self.memory.clone())?);
         open.replicas.insert(id, replica.clone());
         Ok(replica)
     }

@@ -7,7 +7,7 @@ use crate::known::KnownOfAll;
 use crate::turn::Turns;
 use contract::Error;
 use engine::storage::directory::Directory;
-use engine::{Options, SnapshotMeta, SnapshotWriter, Store};
+use engine::{Memory, Options, SnapshotMeta, SnapshotWriter, Store};
 use format::entry::{Entry, Timestamp};
 use format::snapshot::{Clear, Details, Snapshot};
 use format::superblock::{Profile, Superblock};
@@ -17,9 +17,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 use zeroize::Zeroizing;
-
-/// Memory for the index's cache of one of a centre's many replicas, bytes.
-const REPLICA_CACHE: usize = 16 << 20;
 
 /// Whose datastore it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,7 +143,7 @@ fn make(pool: &Path, superblock: Superblock) -> Result<(), Error> {
 }
 
 impl Datastore {
-    fn open(pool: &Path, id: DatastoreId, role: Role) -> Result<Self, Error> {
+    fn open(pool: &Path, id: DatastoreId, role: Role, memory: Arc<Memory>) -> Result<Self, Error> {
         let dir = datastores(pool).join(id.to_string());
         let storage = match Directory::open(&dir) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -156,12 +153,9 @@ impl Datastore {
             }
             storage => storage.map_err(failed("opened", &dir))?,
         };
-        let options = match role {
-            Role::Own => Options::default(),
-            Role::Replica => Options {
-                cache: REPLICA_CACHE,
-                ..Options::default()
-            },
+        let options = Options {
+            memory,
+            ..Options::default()
         };
         let store = Store::open(Arc::new(storage), options).map_err(told)?;
         if store.datastore() != id {
@@ -184,17 +178,26 @@ impl Datastore {
     }
 
     /// A site's own, made when it is not there, and unlocked.
-    pub(crate) fn open_own(pool: &Path, id: DatastoreId, keyset: Keyset) -> Result<Self, Error> {
+    pub(crate) fn open_own(
+        pool: &Path,
+        id: DatastoreId,
+        keyset: Keyset,
+        memory: Arc<Memory>,
+    ) -> Result<Self, Error> {
         make(pool, Store::superblock_for(&keyset, Profile::Site))?;
-        let mut own = Self::open(pool, id, Role::Own)?;
+        let mut own = Self::open(pool, id, Role::Own, memory)?;
         own.store.unlock(&keyset).map_err(told)?;
         own.dedup = Some(keyset.dedup.clone());
         Ok(own)
     }
 
     /// A replica that is there, locked.
-    pub(crate) fn open_replica(pool: &Path, id: DatastoreId) -> Result<Self, Error> {
-        Self::open(pool, id, Role::Replica)
+    pub(crate) fn open_replica(
+        pool: &Path,
+        id: DatastoreId,
+        memory: Arc<Memory>,
+    ) -> Result<Self, Error> {
+        Self::open(pool, id, Role::Replica, memory)
     }
 
     /// Makes a replica unless it is there, from its site's datastore file.
