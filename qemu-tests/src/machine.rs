@@ -190,7 +190,7 @@ impl Machine {
         self.started(before)
     }
 
-    /// Whether that befell it (QEMU's TCG with several processors, about once in a hundred boots).
+    /// Whether that befell it: QEMU's TCG with several processors, seen once in many boots.
     fn lost_a_timer(&self, sessions: u64, shown: usize) -> Result<bool> {
         const TOLD: &str = "rcu_preempt kthread timer wakeup didn't happen";
         let by = self.within(60);
