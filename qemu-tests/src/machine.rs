@@ -194,14 +194,12 @@ impl Machine {
     fn lost_a_timer(&self, sessions: u64, shown: usize) -> Result<bool> {
         const TOLD: &str = "rcu_preempt kthread timer wakeup didn't happen";
         let by = self.within(60);
+        let has = |text| {
+            let now = Deadline::after(Duration::ZERO);
+            self.console.wait_for(text, shown, now).is_ok()
+        };
         while by.left().is_some() {
-            let told = self
-                .console
-                .wait_for(TOLD, shown, Deadline::after(Duration::ZERO));
-            let began =
-                self.console
-                    .wait_for("Booting initrd of", shown, Deadline::after(Duration::ZERO));
-            if told.is_ok() && began.is_err() {
+            if has(TOLD) && !has("Booting initrd of") {
                 return Ok(true);
             }
             let slice = Deadline::after(Duration::from_secs(5));

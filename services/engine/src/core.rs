@@ -8,7 +8,7 @@ use format::frame::{Frame, FrameKeys, Kind};
 use format::{DatastoreId, Digest, DigestKeys, FormatError, Keyset, PackId};
 use ring::rand::{SecureRandom, SystemRandom};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// Directory of packs.
 pub(crate) const PACKS: &str = "packs";
@@ -82,6 +82,11 @@ struct OpenPacks {
 
 pub(crate) fn pack_name(id: PackId) -> String {
     format!("{PACKS}/{id}.pack")
+}
+
+/// A mutex's content, whoever panicked while holding it.
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Random bytes from the system.

@@ -19,7 +19,9 @@
 //! data would not have been waited for.
 
 use crate::compress::Packer;
-use crate::core::{Core, Keys, PACKS, TEMPORARY, frame_error, frame_name, pack_name, random};
+use crate::core::{
+    Core, Keys, PACKS, TEMPORARY, frame_error, frame_name, locked, pack_name, random,
+};
 use crate::error::{Error, Result, format_error};
 use crate::progress::Progress;
 use crate::queue::Queue;
@@ -29,7 +31,7 @@ use format::pack::{PackHeader, Record, encode_footer};
 use format::{Digest, PackId};
 use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 /// Bytes gathered before a pack's file is written to.
@@ -96,10 +98,6 @@ struct Shared {
 pub(crate) struct Ingest {
     shared: Arc<Shared>,
     workers: Mutex<Vec<JoinHandle<()>>>,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Ingest {
@@ -497,7 +495,7 @@ impl Shared {
             .map_err(self.core.io("sync", PACKS))?;
         let records = std::mem::take(&mut pack.records);
         let digests: Vec<Digest> = records.iter().map(|r| r.digest).collect();
-        self.core.index.add_packs(&[(pack.id, records)])?;
+        self.core.index.add_pack(pack.id, &records)?;
         let mut flow = locked(&self.flow);
         digests.iter().for_each(|digest| {
             flow.pending.remove(digest);

@@ -23,24 +23,24 @@ pub(crate) fn usable_index(setting: Setting) -> Result<Index> {
     if let Ok((index, indexed)) = opened
         && indexed.iter().all(|id| present.contains(id))
     {
-        add_missing(&index, &setting, present)?;
+        add_missing(&index, present)?;
         return Ok(index);
     }
     rebuild(setting)
 }
 
 /// Opens an index again that a failure closed, with the packs that were not in it durably.
-pub(crate) fn reopen(index: &Index, setting: &Setting) -> Result<()> {
+pub(crate) fn reopen(index: &Index) -> Result<()> {
     if index.reopen()? {
-        add_missing(index, setting, pack_ids(&*setting.storage)?)?;
+        add_missing(index, pack_ids(&*index.setting().storage)?)?;
     }
     Ok(())
 }
 
-fn add_missing(index: &Index, setting: &Setting, mut present: Vec<PackId>) -> Result<()> {
+fn add_missing(index: &Index, mut present: Vec<PackId>) -> Result<()> {
     let indexed: HashSet<_> = index.packs()?.into_iter().collect();
     present.retain(|id| !indexed.contains(id));
-    add(index, setting, &present)
+    add(index, &present)
 }
 
 /// Makes the index anew from the packs.
@@ -59,8 +59,9 @@ pub(crate) fn rebuild(setting: Setting) -> Result<Index> {
     storage
         .sync_dir("")
         .map_err(io_error(&place, "sync", "the directory"))?;
-    let index = Index::open(setting.clone())?;
-    add(&index, &setting, &pack_ids(&**storage)?)?;
+    let present = pack_ids(&**storage)?;
+    let index = Index::open(setting)?;
+    add(&index, &present)?;
     Ok(index)
 }
 
@@ -76,8 +77,11 @@ fn pack_ids(storage: &dyn Storage) -> Result<Vec<PackId>> {
 
 /// Adds packs. A frame that refers to something that is nowhere is left out, so that the next
 /// backup stores it anew.
-fn add(index: &Index, setting: &Setting, packs: &[PackId]) -> Result<()> {
-    let (storage, datastore) = (&setting.storage, setting.datastore);
+fn add(index: &Index, packs: &[PackId]) -> Result<()> {
+    let Setting {
+        storage, datastore, ..
+    } = index.setting();
+    let datastore = *datastore;
     let mut metadata = Vec::new();
     for id in packs {
         let name = pack_name(*id);
@@ -90,7 +94,7 @@ fn add(index: &Index, setting: &Setting, packs: &[PackId]) -> Result<()> {
         if records.iter().any(|r| r.kind.has_refs()) {
             metadata.push((*id, file, records));
         } else {
-            index.add_packs(&[(*id, records)])?;
+            index.add_pack(*id, &records)?;
         }
     }
     // of each frame what it refers to that is not there yet: other metadata, there is little of it
@@ -134,7 +138,7 @@ fn add(index: &Index, setting: &Setting, packs: &[PackId]) -> Result<()> {
     }
     for (id, _, mut records) in metadata {
         records.retain(|r| links.contains_key(&r.digest));
-        index.add_packs(&[(id, records)])?;
+        index.add_pack(id, &records)?;
     }
     Ok(())
 }
@@ -203,7 +207,7 @@ impl crate::Store {
     /// As [`crate::Store::open`]; a pack of a newer format.
     pub fn recover(storage: Arc<dyn Storage>, options: crate::Options) -> Result<Self> {
         let store = Self::open(storage.clone(), options.clone())?;
-        let setting = store.setting();
+        let setting = store.core.index.setting().clone();
         drop(store);
         drop(rebuild(setting)?);
         Self::open(storage, options)

@@ -154,7 +154,12 @@ impl Store {
         storage
             .make_dir(RUNS)
             .map_err(io_error(&place, "make", RUNS))?;
-        let setting = setting(&storage, superblock.datastore, &options);
+        let setting = Setting {
+            storage: storage.clone(),
+            datastore: superblock.datastore,
+            memory: options.memory.clone(),
+            batch: options.index_batch,
+        };
         let index = crate::recover::usable_index(setting)?;
         let core = Arc::new(Core::new(storage, superblock.datastore, options, index));
         Ok(Self {
@@ -163,10 +168,6 @@ impl Store {
             ingest: Mutex::new(None),
             _guard: guard,
         })
-    }
-
-    pub(crate) fn setting(&self) -> Setting {
-        setting(&self.core.storage, self.core.datastore, &self.core.options)
     }
 
     /// Its name.
@@ -226,7 +227,7 @@ impl Store {
         if let Some(running) = ingest.as_ref().filter(|i| !i.is_broken()) {
             return Ok(running.clone());
         }
-        crate::recover::reopen(&self.core.index, &self.setting())?;
+        crate::recover::reopen(&self.core.index)?;
         let fresh = Arc::new(Ingest::new(self.core.clone()));
         *ingest = Some(fresh.clone());
         Ok(fresh)
@@ -309,15 +310,6 @@ impl Store {
             logical: snapshots.iter().map(|s| s.clear.logical).sum(),
             totals: self.core.index.totals()?,
         })
-    }
-}
-
-fn setting(storage: &Arc<dyn Storage>, datastore: DatastoreId, options: &Options) -> Setting {
-    Setting {
-        storage: storage.clone(),
-        datastore,
-        memory: options.memory.clone(),
-        batch: options.index_batch,
     }
 }
 

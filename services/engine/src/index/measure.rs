@@ -63,9 +63,9 @@ fn measure() {
             plain_len: 65_536,
             kind: Kind::Data,
         };
-        let records = (pack * OF_PACK..(pack + 1) * OF_PACK).map(record).collect();
+        let records: Vec<Record> = (pack * OF_PACK..(pack + 1) * OF_PACK).map(record).collect();
         let id = PackId(u128::from(pack).to_le_bytes());
-        index.add_packs(&[(id, records)]).unwrap();
+        index.add_pack(id, &records).unwrap();
     }
     let inserted = began.elapsed().as_secs_f64();
     drop(index);

@@ -4,12 +4,13 @@ use super::catalogue::Change;
 use super::row::Row;
 use super::run::Run;
 use super::{Shared, run_name};
+use crate::core::locked;
 use format::PackId;
 use std::collections::BTreeMap;
 use std::io;
 use std::iter::Peekable;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 /// A run stays out of a merge when it is so many times as long as all newer ones together.
@@ -28,7 +29,7 @@ pub(super) struct Mergers {
 impl Mergers {
     /// Has what there is to merge merged.
     pub(super) fn start(&self, shared: &Arc<Shared>) {
-        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut threads = locked(&self.threads);
         threads.retain(|thread| !thread.is_finished());
         if threads.len() == THREADS {
             return;
@@ -54,7 +55,7 @@ impl Mergers {
     /// Ends what goes on, unfinished.
     pub(super) fn stop(&self) {
         self.stop.store(true, Relaxed);
-        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut threads = locked(&self.threads);
         for thread in threads.drain(..) {
             // its panic leaves more runs than need be, and is in the log
             let _ = thread.join();
@@ -89,10 +90,7 @@ impl Merge {
     /// Takes on what is to be merged next, if anything is.
     fn next(shared: &Shared) -> crate::Result<Option<Merge>> {
         // numbered between two flushes: what is merged is older than what the next one adds
-        let _writing = shared
-            .writing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _writing = locked(&shared.writing);
         shared.change(|opened| {
             let free = opened
                 .runs
@@ -120,10 +118,7 @@ impl Merge {
     fn carry_out(self, shared: &Shared, stop: &AtomicBool) -> crate::Result<()> {
         let gone: Vec<u64> = self.runs.iter().map(|(number, _)| *number).collect();
         let made = self.make(shared, stop);
-        let _writing = shared
-            .writing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _writing = locked(&shared.writing);
         let made = made.map_err(|e| shared.io(e)).and_then(|run| {
             shared.write(&Change {
                 run: Some(self.number),

@@ -24,6 +24,7 @@ mod run;
 #[cfg(test)]
 mod tests;
 
+use crate::core::locked;
 use crate::error::{Error, Result};
 use crate::memory::Memory;
 use crate::storage::Storage;
@@ -274,25 +275,27 @@ impl Shared {
         })
     }
 
-    /// Makes a run of the rows in memory. Who calls it holds `writing`.
+    /// Makes a run of the rows in memory, if any pack is only there. Who calls it holds `writing`.
     fn flush(&self) -> Result<()> {
-        let (number, mut rows) = self.change(|opened| {
+        let (number, mut rows, packs, mended, totals) = self.change(|opened| {
+            let Recent {
+                rows,
+                packs,
+                mended,
+            } = &opened.recent;
             let number = opened.next_run;
             opened.next_run += 1;
-            Ok((
-                number,
-                opened.recent.rows.values().copied().collect::<Vec<_>>(),
-            ))
+            let rows: Vec<Row> = rows.values().copied().collect();
+            Ok((number, rows, packs.clone(), mended.clone(), opened.totals))
         })?;
+        if packs.is_empty() {
+            return Ok(());
+        }
         rows.sort_unstable_by_key(|row| row.digest);
         let most = rows.len() as u64;
         let run = self
             .write_run(number, most, rows.into_iter().map(Ok))
             .map_err(|e| self.io(e))?;
-        let (packs, mended, totals) = self.with(|opened| {
-            let Recent { packs, mended, .. } = &opened.recent;
-            Ok((packs.clone(), mended.clone(), opened.totals))
-        })?;
         self.write(&Change {
             run: Some(number),
             packs: &packs,
@@ -344,6 +347,11 @@ impl Index {
         Ok(true)
     }
 
+    /// What it was opened with.
+    pub(crate) fn setting(&self) -> &Setting {
+        &self.shared.setting
+    }
+
     /// Where this chunk is.
     pub(crate) fn find(&self, digest: &Digest) -> Result<Option<Location>> {
         let Shared { setting, near, .. } = &*self.shared;
@@ -370,27 +378,31 @@ impl Index {
 
     /// The chunks that a pack holds, in order of their place.
     pub(crate) fn frames_of(&self, pack: PackId) -> Result<Vec<(Digest, Location)>> {
-        let (runs, recent) = self.shared.with(|opened| {
-            let recent: Vec<Row> = opened.recent.rows.values().copied().collect();
-            Ok((opened.runs.clone(), recent))
+        let (runs, mut rows) = self.shared.with(|opened| {
+            let rows: Vec<Row> = opened.recent.rows.values().copied().collect();
+            Ok((opened.runs.clone(), rows))
         })?;
-        let mut found = HashMap::new();
-        let mut add = |row: Row| {
-            self.shared.with(|opened| {
-                let location = opened.location(row).filter(|l| l.pack == pack);
-                found.extend(location.map(|l| (row.digest, l)));
-                Ok(())
-            })
-        };
-        for row in recent {
-            add(row)?;
-        }
+        let number = self.shared.with(|opened| {
+            let mut packs = opened.packs.iter();
+            Ok(packs
+                .find(|(_, id)| **id == pack)
+                .map(|(number, _)| *number))
+        })?;
+        let of_it = |row: &Row| Some(row.pack) == number;
+        rows.retain(of_it);
         for (_, run) in &runs {
             for row in run.rows() {
-                add(row.map_err(|e| self.shared.io(e))?)?;
+                rows.extend(Some(row.map_err(|e| self.shared.io(e))?).filter(of_it));
             }
         }
-        let mut found: Vec<_> = found.into_iter().collect();
+        let mut found: Vec<_> = self.shared.with(|opened| {
+            let located = rows
+                .into_iter()
+                .map(|row| (row.digest, opened.location(row)));
+            Ok(located
+                .filter_map(|(digest, l)| Some((digest, l?)))
+                .collect())
+        })?;
         found.sort_unstable_by_key(|(_, location)| location.offset);
         Ok(found)
     }
@@ -400,54 +412,45 @@ impl Index {
         self.shared.with(|opened| Ok(opened.totals))
     }
 
-    /// Adds packs that are durable.
-    pub(crate) fn add_packs(&self, packs: &[(PackId, Vec<Record>)]) -> Result<()> {
+    /// Adds a pack that is durable.
+    pub(crate) fn add_pack(&self, id: PackId, records: &[Record]) -> Result<()> {
         let shared = &self.shared;
-        let writing = shared
-            .writing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let mut flushed = false;
-        for (id, records) in packs {
-            // without the lock that readers wait for: the disk may be asked
-            let mut new = Vec::new();
-            for record in records {
-                if !self.usable(&record.digest)? {
-                    new.push(record);
-                }
-            }
-            let full = shared.change(|opened| {
-                let number = match opened.packs.last_key_value() {
-                    None => 0,
-                    Some((last, _)) => last
-                        .checked_add(1)
-                        .ok_or_else(|| shared.damaged("it has a pack of the last number"))?,
-                };
-                opened.packs.insert(number, *id);
-                opened.recent.packs.push((number, *id));
-                for record in new {
-                    let row = Row::of(number, record);
-                    let known_broken = opened.broken.get_mut(&record.digest);
-                    let twice = opened.recent.rows.insert(record.digest, row).is_some();
-                    if let Some(broken) = known_broken {
-                        *broken = false;
-                        opened.recent.mended.push((record.digest, false));
-                    } else if !twice {
-                        let totals = &mut opened.totals;
-                        totals.chunks += 1;
-                        totals.unique += u64::from(record.plain_len);
-                        totals.stored += u64::from(record.length);
-                    }
-                }
-                Ok(opened.recent.rows.len() >= shared.setting.batch)
-            })?;
-            if full {
-                shared.flush()?;
-                flushed = true;
+        let writing = locked(&shared.writing);
+        // without the lock that readers wait for: the disk may be asked
+        let mut new = Vec::new();
+        for record in records {
+            if !self.usable(&record.digest)? {
+                new.push(record);
             }
         }
-        drop(writing);
-        if flushed {
+        let full = shared.change(|opened| {
+            let number = match opened.packs.last_key_value() {
+                None => 0,
+                Some((last, _)) => last
+                    .checked_add(1)
+                    .ok_or_else(|| shared.damaged("it has a pack of the last number"))?,
+            };
+            opened.packs.insert(number, id);
+            opened.recent.packs.push((number, id));
+            for record in new {
+                let row = Row::of(number, record);
+                let known_broken = opened.broken.get_mut(&record.digest);
+                let twice = opened.recent.rows.insert(record.digest, row).is_some();
+                if let Some(broken) = known_broken {
+                    *broken = false;
+                    opened.recent.mended.push((record.digest, false));
+                } else if !twice {
+                    let totals = &mut opened.totals;
+                    totals.chunks += 1;
+                    totals.unique += u64::from(record.plain_len);
+                    totals.stored += u64::from(record.length);
+                }
+            }
+            Ok(opened.recent.rows.len() >= shared.setting.batch)
+        })?;
+        if full {
+            shared.flush()?;
+            drop(writing);
             self.mergers.start(shared);
         }
         Ok(())
@@ -456,14 +459,9 @@ impl Index {
     /// Keeps these from being deduplicated against; the next backup then stores them anew.
     pub(crate) fn mark_broken(&self, digests: &[Digest]) -> Result<()> {
         let shared = &self.shared;
-        let _writing = shared
-            .writing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _writing = locked(&shared.writing);
         // a pack that comes back from its footer after a power cut would count as stored anew
-        if shared.with(|opened| Ok(!opened.recent.packs.is_empty()))? {
-            shared.flush()?;
-        }
+        shared.flush()?;
         let mut broken = Vec::new();
         for digest in digests {
             if self.find(digest)?.is_some() {
@@ -488,14 +486,8 @@ impl Drop for Index {
     fn drop(&mut self) {
         self.mergers.stop();
         let shared = &self.shared;
-        let _writing = shared
-            .writing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let more = shared.with(|opened| Ok(!opened.recent.packs.is_empty()));
-        if more.unwrap_or(false) {
-            // best effort: it comes back from the packs
-            let _ = shared.flush();
-        }
+        let _writing = locked(&shared.writing);
+        // best effort: it comes back from the packs
+        let _ = shared.flush();
     }
 }

@@ -2,12 +2,12 @@
 //! footer of its pack read, and finds the next ones without another look at the disk.
 
 use super::row::{ROW, Row, search};
-use crate::core::pack_name;
+use crate::core::{locked, pack_name};
 use crate::memory::Memory;
 use crate::storage::Storage;
 use format::{DatastoreId, Digest, PackId};
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 /// How many packs are looked into; about as many streams go through at once.
 const PACKS: usize = 8;
@@ -37,7 +37,7 @@ impl Near {
 
     /// The row of a digest, if a pack that was touched has it and its footer is still in memory.
     pub(super) fn find(&self, digest: &Digest) -> Option<Row> {
-        let mut packs = self.packs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut packs = locked(&self.packs);
         for at in 0..packs.len() {
             let rows = self.memory.peek((self.number, packs[at].into()));
             let Some(row) = rows.and_then(|rows| search(&rows, digest)) else {
@@ -65,14 +65,14 @@ impl Near {
         }
         let read = || Ok::<_, ()>(rows(storage, datastore, number, id).into());
         let _ = self.memory.page((self.number, number.into()), read);
-        let mut packs = self.packs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut packs = locked(&self.packs);
         packs.retain(|pack| *pack != number);
         packs.push_front(number);
         packs.truncate(PACKS);
     }
 
     fn again(&self, number: u32) -> bool {
-        let mut once = self.once.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut once = locked(&self.once);
         let again = once.contains(&number);
         once.retain(|pack| *pack != number);
         if !again {

@@ -59,7 +59,7 @@ proptest! {
                             model.insert(*chunk, (id, place as u32, false));
                         }
                     }
-                    index.add_packs(&[(id, records)]).unwrap();
+                    index.add_pack(id, &records).unwrap();
                 }
                 Step::Break(chunks) => {
                     let digests: Vec<_> = chunks.iter().map(|c| digest(*c)).collect();
