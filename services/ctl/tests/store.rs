@@ -62,6 +62,12 @@ impl Bench {
         self.json(&["backup", "s", "--key-file", "k", "--group", "g", path])
     }
 
+    /// Bytes of all packs.
+    fn taken(&self) -> u64 {
+        let length = |pack: &PathBuf| fs::metadata(pack).unwrap().len();
+        self.packs().iter().map(length).sum()
+    }
+
     fn packs(&self) -> Vec<PathBuf> {
         let packs = fs::read_dir(self.at("s/packs")).unwrap();
         packs.map(|p| p.unwrap().path()).collect()
@@ -379,4 +385,77 @@ fn a_backup_leaves_its_own_datastore_out() {
     let mut names: Vec<_> = names.map(|n| n.unwrap().file_name()).collect();
     names.sort();
     assert_eq!(names, ["file", "k"]);
+}
+
+#[test]
+fn what_is_forgotten_makes_room_once_it_is_collected() {
+    let bench = Bench::new();
+    let source = bench.at("source");
+    fs::create_dir(&source).unwrap();
+    let noise: Vec<u8> = (0..3_000_000).map(noise_byte).collect();
+    fs::write(source.join("a"), &noise).unwrap();
+    let first = bench.backup(&source);
+    fs::remove_file(source.join("a")).unwrap();
+    fs::write(source.join("b"), b"small").unwrap();
+    let second = bench.backup(&source);
+    let id = |of: &Value| of["snapshot"].as_str().unwrap().to_owned();
+
+    let (_, refused) = bench.ends(&["prune", "s"], 2);
+    assert!(refused.contains("--keep-daily"), "{refused}");
+    let planned = bench.json(&["prune", "s", "--keep-last", "1", "--dry-run"]);
+    assert_eq!(planned["forgotten"], serde_json::json!([id(&first)]));
+    assert_eq!(planned["kept"][0]["rules"][0], "last");
+    assert_eq!(
+        bench.json(&["snapshots", "s"])["snapshots"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
+
+    bench.good(&["lock", "s", &id(&first), "--until", "2099-01-01"]);
+    let (_, refused) = bench.ends(&["lock", "s", &id(&first), "--until", "2098-01-01"], 2);
+    assert!(refused.contains("later"), "{refused}");
+    let (_, refused) = bench.ends(&["forget", "s", &id(&first)], 2);
+    assert!(refused.contains("is locked until"), "{refused}");
+    let kept = bench.json(&["prune", "s", "--keep-last", "1"]);
+    assert_eq!(kept["kept"][1]["rules"][0], "locked");
+    let listed = bench.json(&["snapshots", "s"]);
+    assert!(listed["snapshots"][1]["locked_until"].as_i64() > Some(4_000_000_000));
+
+    fs::remove_file(bench.at(&format!("s/snapshots/{}.lock", id(&first)))).unwrap();
+    bench.good(&["forget", "s", &id(&first)[..8]]);
+    let before = bench.taken();
+    let planned = bench.json(&["gc", "s", "--dry-run"]);
+    assert_eq!(bench.taken(), before);
+    let done = bench.json(&["gc", "s"]);
+    assert_eq!(
+        (planned["freed"].as_u64(), planned["dry_run"].as_bool()),
+        (done["freed"].as_u64(), Some(true))
+    );
+    assert!(done["freed"].as_u64() > Some(2_900_000), "{done}");
+    assert!(
+        bench.taken() + 2_900_000 < before,
+        "{} of {before}",
+        bench.taken()
+    );
+    let back = [
+        "restore",
+        "s",
+        "--key-file",
+        "k",
+        &id(&second),
+        "back",
+        "--verify",
+    ];
+    bench.good(&back);
+    bench.good(&["verify", "s", "--key-file", "k"]);
+}
+
+/// A byte of noise.
+fn noise_byte(number: u32) -> u8 {
+    let mixed = u64::from(number)
+        .wrapping_add(1)
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    ((mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 56) as u8
 }

@@ -1,6 +1,8 @@
 //! What all parts of an open datastore share: its storage, its index, its keys.
 
+use crate::clock;
 use crate::error::{Error, Result, format_error, io_error};
+use crate::holds::{Hold, Holds};
 use crate::index::{Index, Location};
 use crate::memory::Memory;
 use crate::storage::{File, Storage, read_exact};
@@ -20,7 +22,7 @@ pub(crate) const TEMPORARY: &str = "tmp";
 const OPEN_PACKS: usize = 64;
 
 /// How an open datastore works; the defaults suit a site.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     /// Threads that compress and encrypt, and that verify.
     pub threads: usize,
@@ -30,6 +32,8 @@ pub struct Options {
     pub memory: Arc<Memory>,
     /// Chunks whose places are held in memory before they are written out together.
     pub index_batch: usize,
+    /// What the locks of snapshots go by.
+    pub clock: Arc<dyn clock::Source>,
     /// Length at which a pack is closed, bytes; at most 512 MiB.
     pub pack_size: u32,
 }
@@ -41,6 +45,7 @@ impl Default for Options {
             level: 3,
             memory: Memory::new(128 << 20),
             index_batch: 16 << 10,
+            clock: Arc::new(clock::System),
             pack_size: 64 << 20,
         }
     }
@@ -71,6 +76,9 @@ pub(crate) struct Core {
     pub(crate) options: Options,
     pub(crate) index: Index,
     pub(crate) keys: RwLock<Option<Arc<Keys>>>,
+    pub(crate) holds: Arc<Holds>,
+    /// Held while the datastore's clock moves.
+    pub(crate) locking: Mutex<()>,
     open_packs: Mutex<OpenPacks>,
 }
 
@@ -111,6 +119,8 @@ impl Core {
             options,
             index,
             keys: RwLock::new(None),
+            holds: Arc::default(),
+            locking: Mutex::default(),
             open_packs: Mutex::default(),
         }
     }
@@ -132,11 +142,18 @@ impl Core {
         move |source| io_error(&place, action, &name)(source)
     }
 
+    /// What is found from now on stays while the answer is held.
+    pub(crate) fn hold(&self) -> Result<Hold> {
+        Ok(self.holds.take(self.index.next_pack()?))
+    }
+
+    /// Lets go of a pack's file, so that its space is free once it is removed.
+    pub(crate) fn close_pack(&self, id: PackId) {
+        locked(&self.open_packs).files.remove(&id);
+    }
+
     fn pack_file(&self, id: PackId) -> Result<Arc<dyn File>> {
-        let mut packs = self
-            .open_packs
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut packs = locked(&self.open_packs);
         packs.clock += 1;
         let now = packs.clock;
         if let Some((file, used)) = packs.files.get_mut(&id) {
@@ -165,7 +182,22 @@ impl Core {
 
     /// The whole frame of a chunk, not looked at.
     pub(crate) fn read_frame(&self, digest: &Digest) -> Result<Vec<u8>> {
-        self.read_at(&self.locate(digest)?)
+        self.read_found(digest, self.locate(digest)?)
+    }
+
+    /// The frame of a chunk that was found there, or where it was moved since.
+    fn read_found(&self, digest: &Digest, mut location: Location) -> Result<Vec<u8>> {
+        loop {
+            let failed = match self.read_at(&location) {
+                Err(error) => error,
+                read => return read,
+            };
+            let now = self.locate(digest)?;
+            if now.pack == location.pack {
+                return Err(failed);
+            }
+            location = now;
+        }
     }
 
     pub(crate) fn read_at(&self, location: &Location) -> Result<Vec<u8>> {
@@ -197,7 +229,7 @@ impl Core {
         if !location.kind.has_refs() {
             return Ok((location.kind, Vec::new()));
         }
-        let raw = self.read_at(&location)?;
+        let raw = self.read_found(digest, location)?;
         let frame = Frame::parse(&raw, self.datastore).map_err(frame_error(*digest))?;
         if frame.header.digest != *digest {
             return Err(Error::Content { digest: *digest });

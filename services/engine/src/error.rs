@@ -91,6 +91,30 @@ pub enum Error {
         /// Its name.
         id: SnapshotId,
     },
+    /// A snapshot is locked.
+    #[error("snapshot {id} is locked until {}; nothing removes it before that", jiff::Timestamp::from_second(*until).unwrap_or(jiff::Timestamp::MAX))]
+    LockedSnapshot {
+        /// Its name.
+        id: SnapshotId,
+        /// Seconds since the Unix epoch.
+        until: i64,
+    },
+    /// Nobody can tell until when a snapshot is locked.
+    #[error(
+        "the lock of snapshot {id} is damaged, so it holds for ever; lock the snapshot again, and it holds until then"
+    )]
+    DamagedLock {
+        /// Its name.
+        id: SnapshotId,
+    },
+    /// A lock only moves later.
+    #[error("snapshot {id} cannot be locked until then: name a time later than {}, and within 100 years", jiff::Timestamp::from_second(*before).unwrap_or(jiff::Timestamp::MAX))]
+    NotLater {
+        /// Its name.
+        id: SnapshotId,
+        /// Until when it is locked, or what the datastore's clock says.
+        before: i64,
+    },
     /// A snapshot of this name with other content is there.
     #[error("snapshot {id} is already there with other content; a snapshot is never replaced")]
     Conflict {

@@ -19,23 +19,17 @@
 //! data would not have been waited for.
 
 use crate::compress::Packer;
-use crate::core::{
-    Core, Keys, PACKS, TEMPORARY, frame_error, frame_name, locked, pack_name, random,
-};
+use crate::core::{Core, Keys, frame_error, frame_name, locked, random};
 use crate::error::{Error, Result, format_error};
+use crate::pack::OpenPack;
 use crate::progress::Progress;
 use crate::queue::Queue;
-use crate::storage::{File, Storage};
+use format::Digest;
 use format::frame::{Draft, Frame, Header, Kind};
-use format::pack::{PackHeader, Record, encode_footer};
-use format::{Digest, PackId};
 use std::collections::{BTreeSet, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
-
-/// Bytes gathered before a pack's file is written to.
-const WRITE_SIZE: usize = 1 << 20;
 
 struct Job {
     number: u64,
@@ -43,32 +37,6 @@ struct Job {
     content: Vec<u8>,
     keys: Arc<Keys>,
     progress: Arc<Progress>,
-}
-
-struct OpenPack {
-    id: PackId,
-    name: String,
-    file: Arc<dyn File>,
-    buffer: Vec<u8>,
-    written: u64,
-    records: Vec<Record>,
-    storage: Arc<dyn Storage>,
-    named: bool,
-}
-
-impl Drop for OpenPack {
-    fn drop(&mut self) {
-        if !self.named {
-            // best effort: what stays is removed when the datastore is next opened
-            let _ = self.storage.remove(&self.name);
-        }
-    }
-}
-
-impl OpenPack {
-    fn length(&self) -> u64 {
-        self.written + self.buffer.len() as u64
-    }
 }
 
 #[derive(Default)]
@@ -90,6 +58,8 @@ struct Shared {
     metadata: Mutex<Option<OpenPack>>,
     flow: Mutex<Flow>,
     changed: Condvar,
+    /// Frames that refer to others, so far.
+    taken: AtomicU64,
     broken: AtomicBool,
     spare: Mutex<Vec<Vec<u8>>>,
 }
@@ -110,6 +80,7 @@ impl Ingest {
             metadata: Mutex::default(),
             flow: Mutex::default(),
             changed: Condvar::new(),
+            taken: AtomicU64::new(0),
             broken: AtomicBool::new(false),
             spare: Mutex::default(),
         };
@@ -209,15 +180,25 @@ impl Ingest {
         Ok(true)
     }
 
+    /// How many frames that refer to others it took so far.
+    pub(crate) fn taken(&self) -> u64 {
+        self.shared.taken.load(Ordering::Acquire)
+    }
+
     /// Returns when everything put before is durable and in the index.
     pub(crate) fn flush(&self) -> Result<()> {
+        self.at_rest(|| Ok(()))
+    }
+
+    /// Does something while no metadata is on its way and none can come.
+    pub(crate) fn at_rest<T>(&self, then: impl FnOnce() -> Result<T>) -> Result<T> {
         let mut lane = locked(&self.shared.metadata);
         let pack = lane.take();
         self.shared.flush_data()?;
-        match pack {
-            Some(pack) => self.shared.guarded(|| self.shared.seal(pack)),
-            None => Ok(()),
+        if let Some(pack) = pack {
+            self.shared.guarded(|| self.shared.seal(pack))?;
         }
+        then()
     }
 
     fn start_workers(&self) -> Result<()> {
@@ -298,7 +279,8 @@ impl Shared {
     /// Refuses a metadata frame that refers to what is not there.
     fn require(&self, digest: &Digest, refs: &[Digest]) -> Result<()> {
         for missing in refs {
-            if !self.known(missing)? {
+            let there = locked(&self.flow).pending.contains(missing);
+            if !there && !self.core.index.lean_on(missing)? {
                 return Err(Error::Incomplete {
                     name: frame_name(digest),
                     missing: *missing,
@@ -395,6 +377,7 @@ impl Shared {
         header: &Header,
         raw: &[u8],
     ) -> Result<()> {
+        self.taken.fetch_add(1, Ordering::AcqRel);
         let full = self.append_to(lane, header, raw)?;
         locked(&self.flow).pending.insert(header.digest);
         let Some(pack) = full else { return Ok(()) };
@@ -411,52 +394,14 @@ impl Shared {
     ) -> Result<Option<OpenPack>> {
         let mut pack = match lane.take() {
             Some(pack) => pack,
-            None => self.begin_pack()?,
+            None => OpenPack::begin(&self.core)?,
         };
-        pack.records.push(Record::of(header, pack.length() as u32));
-        pack.buffer.extend_from_slice(raw);
-        if pack.buffer.len() >= WRITE_SIZE {
-            self.write_out(&mut pack)?;
-        }
-        if pack.length() >= self.core.options.pack_size.into() {
+        pack.append(header, raw)?;
+        if pack.is_full() {
             return Ok(Some(pack));
         }
         *lane = Some(pack);
         Ok(None)
-    }
-
-    fn begin_pack(&self) -> Result<OpenPack> {
-        let id = PackId(random()?);
-        let name = format!("{TEMPORARY}/{id}.pack");
-        let file = self
-            .core
-            .storage
-            .create(&name)
-            .map_err(self.core.io("create", &name))?;
-        let header = PackHeader {
-            datastore: self.core.datastore,
-            pack: id,
-        };
-        let buffer = header.encode().to_vec();
-        Ok(OpenPack {
-            id,
-            name,
-            file,
-            buffer,
-            written: 0,
-            records: Vec::new(),
-            storage: self.core.storage.clone(),
-            named: false,
-        })
-    }
-
-    fn write_out(&self, pack: &mut OpenPack) -> Result<()> {
-        pack.file
-            .write_at(&pack.buffer, pack.written)
-            .map_err(|error| self.core.io("write", &pack.name)(error))?;
-        pack.written += pack.buffer.len() as u64;
-        pack.buffer.clear();
-        Ok(())
     }
 
     fn begin_seal(&self) -> u64 {
@@ -474,31 +419,13 @@ impl Shared {
         Ok(())
     }
 
-    /// Ends a pack, makes it durable under its name, and then enters it into the index.
-    fn seal(&self, mut pack: OpenPack) -> Result<()> {
-        let header = PackHeader {
-            datastore: self.core.datastore,
-            pack: pack.id,
-        };
-        pack.buffer
-            .extend_from_slice(&encode_footer(&header, &pack.records));
-        let target = pack_name(pack.id);
-        self.write_out(&mut pack)?;
-        pack.file.sync().map_err(self.core.io("sync", &pack.name))?;
-        let storage = &self.core.storage;
-        storage
-            .rename(&pack.name, &target)
-            .map_err(self.core.io("rename", &pack.name))?;
-        pack.named = true;
-        storage
-            .sync_dir(PACKS)
-            .map_err(self.core.io("sync", PACKS))?;
-        let records = std::mem::take(&mut pack.records);
-        let digests: Vec<Digest> = records.iter().map(|r| r.digest).collect();
-        self.core.index.add_pack(pack.id, &records)?;
+    /// Makes a pack durable under its name, and then enters it into the index.
+    fn seal(&self, pack: OpenPack) -> Result<()> {
+        let (id, records) = pack.seal()?;
+        self.core.index.add_pack(id, &records)?;
         let mut flow = locked(&self.flow);
-        digests.iter().for_each(|digest| {
-            flow.pending.remove(digest);
+        records.iter().for_each(|record| {
+            flow.pending.remove(&record.digest);
         });
         Ok(())
     }

@@ -15,18 +15,24 @@
 //!
 //! Another process is kept out by the storage's lock.
 
+pub mod clock;
+mod collect;
 mod compress;
 mod contained;
 mod core;
 mod error;
+mod forget;
+mod holds;
 mod index;
 mod ingest;
 mod memory;
+mod pack;
 mod progress;
 mod queue;
 mod read;
 mod recover;
 mod replica;
+mod retention;
 pub mod storage;
 mod store;
 mod stream;
@@ -34,13 +40,16 @@ mod tree;
 mod verify;
 mod writer;
 
+pub use crate::collect::Collected;
 pub use crate::contained::Contained;
 pub use crate::core::Options;
 pub use error::{Error, Result};
+pub use holds::Hold;
 pub use index::Totals;
 pub use memory::Memory;
 pub use progress::{Counts, Progress};
 pub use read::{Entries, Piece, Pieces, SnapshotInfo};
+pub use retention::{Keep, Verdict};
 pub use store::{Stats, Store, Unreadable};
 pub use stream::{Contents, Item};
 pub use verify::Report;

@@ -2,6 +2,7 @@
 
 use crate::core::{Core, Keys, SNAPSHOTS, frame_error, frame_name};
 use crate::error::{Error, Result, format_error};
+use crate::holds::Hold;
 use format::entry::{Entry, Extent};
 use format::extents::{ExtentList, length_of};
 use format::frame::Kind;
@@ -104,11 +105,13 @@ pub struct Entries {
     /// What is still to be gone down into, the next one last, with the level it must have.
     stack: Vec<(Digest, u8)>,
     leaf: vec::IntoIter<(Entry, Content)>,
+    _hold: Hold,
 }
 
 impl Entries {
     pub(crate) fn new(core: Arc<Core>, id: SnapshotId, below: &[u8]) -> Result<Self> {
         let keys = core.keys()?;
+        let hold = core.hold()?;
         let snapshot = core.snapshot(id)?;
         let stack = vec![(snapshot.clear.root, MAX_LEVEL + 1)];
         Ok(Self {
@@ -117,6 +120,7 @@ impl Entries {
             below: below.to_vec(),
             stack,
             leaf: Vec::new().into_iter(),
+            _hold: hold,
         })
     }
 

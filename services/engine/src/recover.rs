@@ -2,7 +2,7 @@
 
 use crate::core::{PACKS, pack_name};
 use crate::error::{Result, format_error, io_error};
-use crate::index::{INDEX, Index, Setting};
+use crate::index::{INDEX, Index, Move, Setting};
 use crate::storage::{File, Storage, read_exact};
 use format::frame::{Frame, MAX_FRAME};
 use format::pack::{
@@ -15,18 +15,29 @@ use std::io;
 use std::sync::Arc;
 
 /// Opens the index and adds the packs that a crash kept from it. One that cannot be opened, or that
-/// names packs that are gone, is made anew.
+/// names packs that are gone though something was found in them, is made anew.
 pub(crate) fn usable_index(setting: Setting) -> Result<Index> {
     let present = pack_ids(&*setting.storage)?;
-    let opened = Index::open(setting.clone())
-        .and_then(|index| index.packs().map(|indexed| (index, indexed)));
-    if let Ok((index, indexed)) = opened
-        && indexed.iter().all(|id| present.contains(id))
-    {
-        add_missing(&index, present)?;
-        return Ok(index);
+    let there: HashSet<&PackId> = present.iter().collect();
+    let opened = Index::open(setting.clone()).and_then(|index| {
+        let gone = index.packs_that(|_, pack| !there.contains(&pack.id))?;
+        let from: Vec<u32> = gone.iter().map(|(number, _)| *number).collect();
+        let empty = gone.iter().all(|(_, pack)| pack.dead == pack.bytes);
+        if empty && !gone.is_empty() {
+            index.relocate(&Move {
+                from: &from,
+                to: None,
+            })?;
+        }
+        Ok(empty.then_some(index))
+    });
+    match opened {
+        Ok(Some(index)) => {
+            add_missing(&index, present)?;
+            Ok(index)
+        }
+        _ => rebuild(setting),
     }
-    rebuild(setting)
 }
 
 /// Opens an index again that a failure closed, with the packs that were not in it durably.

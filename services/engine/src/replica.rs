@@ -4,6 +4,7 @@
 use crate::Store;
 use crate::core::SNAPSHOTS;
 use crate::error::{Error, Result, format_error};
+use crate::holds::Hold;
 use crate::read::snapshot_name;
 use format::frame::{Frame, Kind};
 use format::snapshot::Snapshot;
@@ -40,12 +41,21 @@ impl Store {
         Ok(raw)
     }
 
+    /// Keeps what is here while the answer is held, so that what [`Store::has`] said stays true.
+    ///
+    /// # Errors
+    /// The index failed.
+    pub fn hold(&self) -> Result<Hold> {
+        self.core.hold()
+    }
+
     /// Stores a frame of another copy of this datastore; all it refers to must be here. Answers
     /// whether it was new. Durable with [`Store::flush`] or [`Store::put_snapshot`].
     ///
     /// # Errors
     /// A damaged or foreign frame; [`Error::Incomplete`]; a full disk.
     pub fn put_frame(&self, raw: &[u8]) -> Result<bool> {
+        let _hold = self.hold()?;
         self.ingest()?.put_frame(raw)
     }
 
@@ -99,6 +109,7 @@ impl Store {
                 Err(Error::Conflict { id })
             };
         }
+        let _hold = self.hold()?;
         self.flush()?;
         if !self.core.index.usable(&snapshot.clear.root)? {
             return Err(Error::Incomplete {

@@ -40,6 +40,8 @@ pub struct Store {
     pub(crate) core: Arc<Core>,
     superblock: Superblock,
     ingest: Mutex<Option<Arc<Ingest>>>,
+    /// Held by the collection that runs.
+    pub(crate) collecting: Mutex<()>,
     _guard: Box<dyn Guard>,
 }
 
@@ -166,6 +168,7 @@ impl Store {
             core,
             superblock,
             ingest: Mutex::new(None),
+            collecting: Mutex::default(),
             _guard: guard,
         })
     }
@@ -251,6 +254,8 @@ impl Store {
         for id in self.core.snapshot_ids()? {
             match self.core.info(id) {
                 Ok(info) => good.push(info),
+                // forgotten since
+                Err(Error::NoSnapshot { .. }) => {}
                 Err(error) => bad.push((id, error)),
             }
         }

@@ -3,6 +3,7 @@
 use crate::compress::Packer;
 use crate::core::{Core, Keys, SNAPSHOTS, random};
 use crate::error::{Error, Result, format_error};
+use crate::holds::Hold;
 use crate::ingest::Ingest;
 use crate::progress::Progress;
 use crate::read::SnapshotInfo;
@@ -80,6 +81,7 @@ pub struct SnapshotWriter {
     packer: Packer,
     tree: TreeBuilder,
     meta: SnapshotMeta,
+    _hold: Hold,
 }
 
 impl SnapshotWriter {
@@ -91,7 +93,9 @@ impl SnapshotWriter {
     ) -> Result<Self> {
         let keys = core.keys()?;
         let packer = Packer::new(core.options.level).map_err(core.io("compress for", "packs"))?;
+        let hold = core.hold()?;
         Ok(Self {
+            _hold: hold,
             core,
             ingest,
             keys,

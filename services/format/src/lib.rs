@@ -11,6 +11,7 @@ pub mod frame;
 pub mod ids;
 pub mod keyset;
 pub mod leaf;
+pub mod lock;
 pub mod node;
 pub mod pack;
 pub mod snapshot;

@@ -25,19 +25,35 @@ impl Snapshots {
     pub(super) fn run(&self, json: bool) -> Result<Outcome> {
         let store = open_with_key(&self.dir, self.key_file.as_deref())?;
         let (snapshots, unreadable) = store.snapshots()?;
+        let locks = store.locks()?;
+        let until = |s: &SnapshotInfo| locks.get(&s.clear.id).copied();
         let bad: Vec<String> = unreadable
             .into_iter()
             .map(|(id, error)| format!("snapshot {id}: {:#}", anyhow::Error::from(error)))
             .collect();
         answer(
             json,
-            json!({ "snapshots": snapshots.iter().map(document).collect::<Vec<_>>(), "unreadable": bad }),
+            json!({ "snapshots": snapshots.iter().map(|s| document(s, until(s))).collect::<Vec<_>>(), "unreadable": bad }),
             || {
                 let header = [
-                    "SNAPSHOT", "TIME", "GROUP", "PATHS", "ENTRIES", "LOGICAL", "NEW", "STORED",
+                    "SNAPSHOT",
+                    "TIME",
+                    "GROUP",
+                    "PATHS",
+                    "ENTRIES",
+                    "LOGICAL",
+                    "NEW",
+                    "STORED",
                     "SKIPPED",
+                    "LOCKED UNTIL",
                 ];
-                show::table(&header, &snapshots.iter().map(row).collect::<Vec<_>>());
+                show::table(
+                    &header,
+                    &snapshots
+                        .iter()
+                        .map(|s| row(s, until(s)))
+                        .collect::<Vec<_>>(),
+                );
                 if !bad.is_empty() {
                     eprintln!("{} snapshots cannot be read:", bad.len());
                     tell(&bad, bad.len() as u64);
@@ -48,7 +64,7 @@ impl Snapshots {
     }
 }
 
-fn document(snapshot: &SnapshotInfo) -> serde_json::Value {
+fn document(snapshot: &SnapshotInfo, locked_until: Option<i64>) -> serde_json::Value {
     let clear = &snapshot.clear;
     let details = snapshot.details.as_ref();
     json!({
@@ -56,6 +72,7 @@ fn document(snapshot: &SnapshotInfo) -> serde_json::Value {
         "group_id": clear.group.to_string(), "parent": clear.parent.map(|p| p.to_string()),
         "entries": clear.entries, "logical": clear.logical,
         "unique": clear.unique, "stored": clear.stored, "signed": clear.signer.is_some(),
+        "locked_until": locked_until,
         "group": details.map(|d| &d.group), "host": details.map(|d| &d.host),
         "source": details.map(|d| &d.source),
         "paths": details.map(|d| d.paths.iter().map(|p| path_json(p)).collect::<Vec<_>>()),
@@ -63,7 +80,7 @@ fn document(snapshot: &SnapshotInfo) -> serde_json::Value {
     })
 }
 
-fn row(snapshot: &SnapshotInfo) -> Vec<String> {
+fn row(snapshot: &SnapshotInfo, locked_until: Option<i64>) -> Vec<String> {
     let clear = &snapshot.clear;
     let known = |text: Option<String>| text.unwrap_or_else(|| "-".into());
     let details = snapshot.details.as_ref();
@@ -81,6 +98,7 @@ fn row(snapshot: &SnapshotInfo) -> Vec<String> {
         show::size(clear.unique),
         show::size(clear.stored),
         known(details.map(|d| d.problem_count.to_string())),
+        known(locked_until.map(show::time)),
     ]
 }
 

@@ -1,6 +1,7 @@
 //! `strongroom store`: a datastore in a plain directory, for rescue, tests and benchmarks.
 
 mod backup;
+mod forget;
 mod keyfile;
 mod list;
 pub(crate) mod meter;
@@ -40,6 +41,20 @@ pub(crate) enum Command {
     Restore(restore::Restore),
     /// Read every byte and find what is damaged; with the key, also what opens to something else
     Verify(list::Verify),
+    /// Remove snapshots
+    Forget(forget::Forget),
+    /// Remove the snapshots that no rule keeps
+    Prune(forget::Prune),
+    /// Free what no snapshot needs any more; needs no key
+    Gc {
+        /// The datastore's directory
+        dir: PathBuf,
+        /// Say what would be freed, and free nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Keep a snapshot from being removed before a time
+    Lock(forget::Lock),
     /// Sums over all snapshots and chunks
     Stats {
         /// The datastore's directory
@@ -92,6 +107,10 @@ pub(crate) fn run(command: Command, json: bool) -> Result<Outcome> {
         Command::Snapshots(snapshots) => snapshots.run(json),
         Command::Restore(restore) => restore.run(json),
         Command::Verify(verify) => verify.run(json),
+        Command::Forget(forget) => forget.run(json),
+        Command::Prune(prune) => prune.run(json),
+        Command::Gc { dir, dry_run } => forget::gc(&dir, dry_run, json),
+        Command::Lock(lock) => lock.run(json),
         Command::Stats { dir } => list::stats(&dir, json),
         Command::Recover { dir } => list::recover(&dir, json),
     }

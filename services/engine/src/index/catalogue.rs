@@ -1,46 +1,58 @@
-//! What makes files an index: which runs and packs there are, which digests are broken, the sums. In
-//! redb, in one small file of the storage; one transaction for each run that is added.
+//! What makes files an index: which runs and packs there are, which snapshots and digests are in what
+//! state, the sums. In redb, in one small file of the storage; one transaction for each run that is
+//! added.
 
+use super::Pack;
 use crate::contained::Contained;
 use crate::index::Totals;
 use crate::storage::File;
-use format::{Digest, PackId};
+use format::{Digest, PackId, SnapshotId};
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
 const RUNS: TableDefinition<'static, u64, ()> = TableDefinition::new("runs");
-const PACKS: TableDefinition<'static, u32, &'static [u8; 16]> =
-    TableDefinition::new("packs by number");
-/// True for broken, false for stored anew since.
-const BROKEN: TableDefinition<'static, &'static [u8; 32], bool> = TableDefinition::new("broken");
+/// By number: id, bytes of frames, of these dead, and 1 once what nothing refers to was looked for.
+const PACKS: TableDefinition<'static, u32, (&'static [u8; 16], u32, u32, bool)> =
+    TableDefinition::new("packs");
+const BROKEN: TableDefinition<'static, &'static [u8; 32], ()> = TableDefinition::new("broken");
+const ROOTS: TableDefinition<'static, &'static [u8; 16], &'static [u8; 32]> =
+    TableDefinition::new("roots");
+const CANDIDATES: TableDefinition<'static, &'static [u8; 32], ()> =
+    TableDefinition::new("candidates");
 const SUMS: TableDefinition<'static, u8, u64> = TableDefinition::new("sums");
 /// Bytes. It is read when it is opened, and then only written.
 const CACHE: usize = 256 << 10;
 
 /// The key in SUMS of what is no sum: the version of the index.
-const VERSION: (u8, u64) = (255, 2);
+const VERSION: (u8, u64) = (255, 3);
 
 /// What it says when it is opened.
 #[derive(Default)]
 pub(super) struct Contents {
     /// Numbers of runs, rising: a later one is newer.
     pub(super) runs: Vec<u64>,
-    pub(super) packs: Vec<(u32, PackId)>,
-    /// Digests that were found broken: whether they still are, or were stored anew.
-    pub(super) broken: HashMap<Digest, bool>,
+    pub(super) packs: Vec<(u32, Pack)>,
+    pub(super) next_pack: u32,
+    pub(super) broken: HashSet<Digest>,
+    pub(super) roots: HashMap<SnapshotId, Digest>,
+    pub(super) candidates: Vec<Digest>,
     pub(super) totals: Totals,
 }
 
-/// What is to be written; all of it or nothing.
+/// What is to be written; all of it or nothing. What has become `None` or false is removed.
 #[derive(Default)]
 pub(super) struct Change<'a> {
     pub(super) run: Option<u64>,
     pub(super) runs_gone: &'a [u64],
-    pub(super) packs: &'a [(u32, PackId)],
-    pub(super) broken: &'a [(Digest, bool)],
-    pub(super) totals: Option<Totals>,
+    pub(super) packs: Vec<(u32, Option<Pack>)>,
+    pub(super) broken: Vec<(Digest, bool)>,
+    pub(super) roots: Vec<(SnapshotId, Option<Digest>)>,
+    /// All of them.
+    pub(super) candidates: Option<&'a Vec<Digest>>,
+    /// With the number of the next pack: one is never given twice.
+    pub(super) sums: Option<(Totals, u32)>,
 }
 
 pub(super) struct Catalogue(Contained);
@@ -62,38 +74,67 @@ impl Catalogue {
     pub(super) fn write(&self, change: &Change<'_>) -> Result<(), redb::Error> {
         self.0.run(|database| {
             let transaction = database.begin_write()?;
-            {
-                let mut runs = transaction.open_table(RUNS)?;
-                for gone in change.runs_gone {
-                    runs.remove(gone)?;
-                }
-                if let Some(run) = change.run {
-                    runs.insert(run, ())?;
-                }
-                let mut packs = transaction.open_table(PACKS)?;
-                for (number, id) in change.packs {
-                    packs.insert(number, &id.0)?;
-                }
-                let mut broken = transaction.open_table(BROKEN)?;
-                for (digest, still) in change.broken {
-                    broken.insert(&digest.0, still)?;
-                }
-                if let Some(totals) = change.totals {
-                    let mut sums = transaction.open_table(SUMS)?;
-                    let Totals {
-                        chunks,
-                        unique,
-                        stored,
-                    } = totals;
-                    for (key, sum) in [(0, chunks), (1, unique), (2, stored)] {
-                        sums.insert(key, sum)?;
-                    }
-                }
-            }
+            write(&transaction, change)?;
             transaction.commit()?;
             Ok(())
         })
     }
+}
+
+fn write(transaction: &WriteTransaction, change: &Change<'_>) -> Result<(), redb::Error> {
+    let mut runs = transaction.open_table(RUNS)?;
+    for gone in change.runs_gone {
+        runs.remove(gone)?;
+    }
+    if let Some(run) = change.run {
+        runs.insert(run, ())?;
+    }
+    let mut packs = transaction.open_table(PACKS)?;
+    for (number, pack) in &change.packs {
+        match pack {
+            Some(Pack {
+                id,
+                bytes,
+                dead,
+                settled,
+            }) => packs.insert(number, (&id.0, *bytes, *dead, *settled))?,
+            None => packs.remove(number)?,
+        };
+    }
+    let mut broken = transaction.open_table(BROKEN)?;
+    for (digest, is) in &change.broken {
+        if *is {
+            broken.insert(&digest.0, ())?;
+        } else {
+            broken.remove(&digest.0)?;
+        }
+    }
+    let mut roots = transaction.open_table(ROOTS)?;
+    for (id, root) in &change.roots {
+        match root {
+            Some(root) => roots.insert(&id.0, &root.0)?,
+            None => roots.remove(&id.0)?,
+        };
+    }
+    if let Some(all) = change.candidates {
+        transaction.delete_table(CANDIDATES)?;
+        let mut candidates = transaction.open_table(CANDIDATES)?;
+        for digest in all {
+            candidates.insert(&digest.0, ())?;
+        }
+    }
+    if let Some((totals, next_pack)) = change.sums {
+        let mut sums = transaction.open_table(SUMS)?;
+        let Totals {
+            chunks,
+            unique,
+            stored,
+        } = totals;
+        for (key, sum) in [(0, chunks), (1, unique), (2, stored), (3, next_pack.into())] {
+            sums.insert(key, sum)?;
+        }
+    }
+    Ok(())
 }
 
 fn read(transaction: &WriteTransaction) -> Result<Contents, redb::Error> {
@@ -112,18 +153,32 @@ fn read(transaction: &WriteTransaction) -> Result<Contents, redb::Error> {
         unique: sum(1)?,
         stored: sum(2)?,
     };
+    let damaged = |_| redb::Error::Corrupted("the number of its next pack is none".into());
+    contents.next_pack = sum(3)?.try_into().map_err(damaged)?;
     for row in transaction.open_table(RUNS)?.iter()? {
         contents.runs.push(row?.0.value());
     }
     for row in transaction.open_table(PACKS)?.iter()? {
-        let (number, id) = row?;
-        contents.packs.push((number.value(), PackId(*id.value())));
+        let (number, pack) = row?;
+        let (id, bytes, dead, settled) = pack.value();
+        let pack = Pack {
+            id: PackId(*id),
+            bytes,
+            dead,
+            settled,
+        };
+        contents.packs.push((number.value(), pack));
     }
     for row in transaction.open_table(BROKEN)?.iter()? {
-        let (digest, still) = row?;
-        contents
-            .broken
-            .insert(Digest(*digest.value()), still.value());
+        contents.broken.insert(Digest(*row?.0.value()));
+    }
+    for row in transaction.open_table(ROOTS)?.iter()? {
+        let (id, root) = row?;
+        let (id, root) = (SnapshotId(*id.value()), Digest(*root.value()));
+        contents.roots.insert(id, root);
+    }
+    for row in transaction.open_table(CANDIDATES)?.iter()? {
+        contents.candidates.push(Digest(*row?.0.value()));
     }
     Ok(contents)
 }

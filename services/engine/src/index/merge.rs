@@ -1,12 +1,12 @@
 //! Runs into one, in the background.
 
 use super::catalogue::Change;
-use super::row::Row;
+use super::row::{Row, State};
 use super::run::Run;
 use super::{Shared, run_name};
 use crate::core::locked;
-use format::PackId;
-use std::collections::BTreeMap;
+use format::Digest;
+use std::collections::BTreeSet;
 use std::io;
 use std::iter::Peekable;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -83,7 +83,10 @@ struct Merge {
     number: u64,
     /// Newest first.
     runs: Vec<(u64, Arc<Run>)>,
-    packs: BTreeMap<u32, PackId>,
+    /// Whether nothing is older than these.
+    last: bool,
+    /// Those that are there.
+    packs: BTreeSet<u32>,
 }
 
 impl Merge {
@@ -110,7 +113,8 @@ impl Merge {
             Ok(Some(Merge {
                 number,
                 runs,
-                packs: opened.packs.clone(),
+                last: count == opened.runs.len(),
+                packs: opened.packs.keys().copied().collect(),
             }))
         })
     }
@@ -120,12 +124,18 @@ impl Merge {
         let made = self.make(shared, stop);
         let _writing = locked(&shared.writing);
         let made = made.map_err(|e| shared.io(e)).and_then(|run| {
-            shared.write(&Change {
-                run: Some(self.number),
-                runs_gone: &gone,
-                ..Change::default()
-            })?;
-            Ok(run)
+            let written = shared.with(|opened| {
+                let change = Change {
+                    run: Some(self.number),
+                    runs_gone: &gone,
+                    ..Change::default()
+                };
+                opened
+                    .catalogue
+                    .write(&change)
+                    .map_err(|e| shared.failed(e))
+            });
+            shared.closed_if_failed(written).map(|()| run)
         });
         shared.change(|opened| {
             opened.merging.retain(|number| !gone.contains(number));
@@ -144,53 +154,62 @@ impl Merge {
 
     fn make(&self, shared: &Shared, stop: &AtomicBool) -> io::Result<Arc<Run>> {
         let most = self.runs.iter().map(|(_, run)| run.len()).sum();
-        let rows = merged(self.runs.iter().map(|(_, run)| live(run, &self.packs)));
-        let rows = rows.map(|row| {
-            if stop.load(Relaxed) {
-                return Err(io::ErrorKind::Interrupted.into());
-            }
-            row
+        let rows = Merged {
+            runs: self
+                .runs
+                .iter()
+                .map(|(_, run)| run.rows().peekable())
+                .collect(),
+            packs: &self.packs,
+        };
+        let rows = rows.filter_map(|row| match row {
+            _ if stop.load(Relaxed) => Some(Err(io::ErrorKind::Interrupted.into())),
+            Ok(row) => self.kept(row).map(Ok),
+            failed => Some(failed),
         });
         shared.write_run(self.number, most, rows)
     }
+
+    /// What must still be said of a digest.
+    fn kept(&self, row: Row) -> Option<Row> {
+        let state = match row.state {
+            State::At(place) if !self.packs.contains(&place.pack) => State::Older,
+            State::Dead if self.last => State::Older,
+            state => state,
+        };
+        let says = state != State::Older || row.references != 0;
+        says.then_some(Row { state, ..row })
+    }
 }
 
-/// The rows of a run whose pack is there.
-fn live<'a>(
-    run: &'a Run,
-    packs: &'a BTreeMap<u32, PackId>,
-) -> impl Iterator<Item = io::Result<Row>> + 'a {
-    let gone = |row: &io::Result<Row>| matches!(row, Ok(row) if !packs.contains_key(&row.pack));
-    run.rows().filter(move |row| !gone(row))
+/// The rows of several runs, newest first, in order of digest, those of one digest as one.
+struct Merged<'a, I: Iterator<Item = io::Result<Row>>> {
+    runs: Vec<Peekable<I>>,
+    packs: &'a BTreeSet<u32>,
 }
 
-/// The rows of several, newest first, in order of digest; of those of one digest the newest.
-fn merged<I: Iterator<Item = io::Result<Row>>>(of: impl Iterator<Item = I>) -> Merged<I> {
-    Merged(of.map(Iterator::peekable).collect())
-}
-
-struct Merged<I: Iterator>(Vec<Peekable<I>>);
-
-impl<I: Iterator<Item = io::Result<Row>>> Iterator for Merged<I> {
+impl<I: Iterator<Item = io::Result<Row>>> Iterator for Merged<'_, I> {
     type Item = io::Result<Row>;
 
     fn next(&mut self) -> Option<Self::Item> {
         // there are few: a heap would save nothing
-        let mut next: Option<(usize, Row)> = None;
-        for (at, rows) in self.0.iter_mut().enumerate() {
+        let mut first: Option<Digest> = None;
+        for rows in &mut self.runs {
             match rows.peek() {
-                Some(Ok(row)) if next.is_none_or(|(_, next)| row.digest < next.digest) => {
-                    next = Some((at, *row));
+                Some(Ok(row)) if first.is_none_or(|first| row.digest < first) => {
+                    first = Some(row.digest);
                 }
                 Some(Err(_)) => return rows.next(),
                 _ => {}
             }
         }
-        let (_, row) = next?;
-        for rows in &mut self.0 {
-            rows.next_if(|other| matches!(other, Ok(other) if other.digest == row.digest));
-        }
-        Some(Ok(row))
+        let digest = first?;
+        let counts = |pack| self.packs.contains(&pack);
+        let of_it = |row: &io::Result<Row>| matches!(row, Ok(row) if row.digest == digest);
+        let rows = self.runs.iter_mut();
+        let mut rows = rows.filter_map(|rows| rows.next_if(of_it)?.ok());
+        let newest = rows.next()?;
+        Some(Ok(rows.fold(newest, |sum, older| sum.over(&older, counts))))
     }
 }
 

@@ -4,8 +4,12 @@
 //! sorted [`run`], a file that never changes. A few runs at a time are merged into one in the
 //! background, so that there are few and each is several times as long as the next newer one (a
 //! log-structured merge tree, O'Neil et al. 1996). The [`catalogue`] says which runs and packs
-//! count. A lookup asks the rows in memory, then [`near`], then the runs, newest first; a row whose
-//! pack is gone is none.
+//! count. A lookup asks the rows in memory, then [`near`], then the runs, newest first; a place in a
+//! pack that is gone is none.
+//!
+//! Rows also say how many frames and snapshots refer to a digest, each row by how much more or less
+//! than the older ones: [`crate::collect`] sums them up for what lost a reference, and touches nothing
+//! else. A frame refers to another from when its pack is in the index until it is dead.
 //!
 //! Nothing outside this module knows how. The index holds nothing that the packs do not say:
 //! [`crate::Store::recover`] makes it anew from them, and what was only in memory when power failed
@@ -15,27 +19,32 @@
 //! (packs are added in an order that keeps it, see [`crate::ingest`]).
 
 mod catalogue;
+mod garbage;
 #[cfg(test)]
 mod measure;
 mod merge;
 mod near;
+mod opened;
 mod row;
 mod run;
 #[cfg(test)]
 mod tests;
 
-use crate::core::locked;
-use crate::error::{Error, Result};
+pub(crate) use garbage::{Burial, Move};
+
+use crate::core::{locked, pack_name};
+use crate::error::{Error, Result, format_error, io_error};
 use crate::memory::Memory;
-use crate::storage::Storage;
+use crate::storage::{Storage, read_exact};
 use catalogue::{Catalogue, Change};
-use format::frame::Kind;
+use format::frame::{Frame, Kind};
 use format::pack::Record;
 use format::{DatastoreId, Digest, PackId};
 use near::Near;
-use row::Row;
+use opened::Opened;
+use row::{Row, State};
 use run::{Builder, Run};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashSet;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -43,6 +52,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 pub(crate) const INDEX: &str = "index";
 /// Directory of runs.
 pub(crate) const RUNS: &str = "runs";
+
+/// After some 10^17 bytes.
+const NO_NUMBER: &str = "it has a pack of the last number";
 
 /// Where a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +68,40 @@ pub(crate) struct Location {
     pub(crate) broken: bool,
 }
 
+/// Where a frame is, its pack by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) pack: u32,
+    pub(crate) offset: u32,
+    pub(crate) length: u32,
+    pub(crate) plain_len: u32,
+    pub(crate) kind: Kind,
+}
+
+impl Place {
+    fn of(pack: u32, record: &Record) -> Self {
+        Self {
+            pack,
+            offset: record.offset,
+            length: record.length,
+            plain_len: record.plain_len,
+            kind: record.kind,
+        }
+    }
+}
+
+/// What is known of a pack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pack {
+    pub(crate) id: PackId,
+    /// Bytes of its frames.
+    pub(crate) bytes: u32,
+    /// Bytes of those that nothing needs any more, or that are elsewhere as well.
+    pub(crate) dead: u32,
+    /// Whether frames were looked for in it to which nothing ever referred.
+    pub(crate) settled: bool,
+}
+
 /// Sums over all chunks, each counted once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
@@ -65,6 +111,20 @@ pub struct Totals {
     pub unique: u64,
     /// Bytes of their frames.
     pub stored: u64,
+}
+
+impl Totals {
+    fn add(&mut self, place: &Place) {
+        self.chunks += 1;
+        self.unique += u64::from(place.plain_len);
+        self.stored += u64::from(place.length);
+    }
+
+    fn subtract(&mut self, place: &Place) {
+        self.chunks = self.chunks.saturating_sub(1);
+        self.unique = self.unique.saturating_sub(place.plain_len.into());
+        self.stored = self.stored.saturating_sub(place.length.into());
+    }
 }
 
 /// What index and storage are of, and how much is kept in memory.
@@ -77,27 +137,19 @@ pub(crate) struct Setting {
     pub(crate) batch: usize,
 }
 
-struct Opened {
-    catalogue: Catalogue,
-    /// By number.
-    packs: BTreeMap<u32, PackId>,
-    /// Newest first.
-    runs: Vec<(u64, Arc<Run>)>,
-    next_run: u64,
-    /// Of `runs`, those that are being merged.
-    merging: Vec<u64>,
-    broken: HashMap<Digest, bool>,
-    totals: Totals,
-    recent: Recent,
+/// What a lookup comes to.
+#[derive(Clone, Copy)]
+struct Found {
+    place: Place,
+    location: Location,
+    /// About to be buried.
+    condemned: bool,
 }
 
-/// What no run has yet.
-#[derive(Default)]
-struct Recent {
-    rows: HashMap<Digest, Row>,
-    packs: Vec<(u32, PackId)>,
-    /// Stored anew.
-    mended: Vec<(Digest, bool)>,
+impl Found {
+    fn usable(&self) -> bool {
+        !self.location.broken && !self.condemned
+    }
 }
 
 struct Shared {
@@ -117,42 +169,6 @@ pub(crate) struct Index {
 
 fn run_name(number: u64) -> String {
     format!("{RUNS}/{number:016x}.run")
-}
-
-impl Opened {
-    fn location(&self, row: Row) -> Option<Location> {
-        Some(Location {
-            pack: *self.packs.get(&row.pack)?,
-            offset: row.offset,
-            length: row.length,
-            plain_len: row.plain_len,
-            kind: row.kind,
-            broken: self.broken.get(&row.digest) == Some(&true),
-        })
-    }
-
-    /// The row of a digest; and whether the disk was asked, or might have been.
-    fn find(&self, near: &Near, digest: &Digest) -> io::Result<Option<(Row, bool)>> {
-        let counts = |row: &Row| self.packs.contains_key(&row.pack);
-        if let Some(row) = self.recent.rows.get(digest).copied().filter(counts) {
-            return Ok(Some((row, false)));
-        }
-        // the neighbours of what is stored anew have its old place
-        let mut asked = self.broken.contains_key(digest);
-        for (_, run) in &self.runs {
-            if !run.may_hold(digest)? {
-                continue;
-            }
-            if !asked && let Some(row) = near.find(digest).filter(counts) {
-                return Ok(Some((row, false)));
-            }
-            asked = true;
-            if let Some(row) = run.find(digest)?.filter(counts) {
-                return Ok(Some((row, true)));
-            }
-        }
-        Ok(None)
-    }
 }
 
 impl Shared {
@@ -195,13 +211,9 @@ impl Shared {
         }
     }
 
-    /// Writes to the catalogue. After a failure nothing is known of what it says, so the index is
+    /// After a failure to write to the catalogue nothing is known of what it says, so the index is
     /// closed.
-    fn write(&self, change: &Change<'_>) -> Result<()> {
-        let written = self.with(|opened| {
-            let written = opened.catalogue.write(change);
-            written.map_err(|e| self.failed(e))
-        });
+    fn closed_if_failed(&self, written: Result<()>) -> Result<()> {
         if written.is_err() {
             *self.opened.write().unwrap_or_else(PoisonError::into_inner) = None;
         }
@@ -233,16 +245,22 @@ impl Shared {
                 .and_then(|file| Run::open(file, *datastore, memory.clone()));
             runs.push((*number, Arc::new(run.map_err(|e| self.damaged(e))?)));
         }
-        Ok(Opened {
-            catalogue,
-            packs: contents.packs.into_iter().collect(),
-            next_run: runs.first().map_or(0, |(newest, _)| newest + 1),
-            runs,
-            merging: Vec::new(),
-            broken: contents.broken,
-            totals: contents.totals,
-            recent: Recent::default(),
-        })
+        Ok(Opened::new(catalogue, contents, runs))
+    }
+
+    /// What a frame of a pack refers to.
+    fn referred(&self, pack: PackId, record: &Record) -> Result<Vec<Digest>> {
+        let Setting {
+            storage, datastore, ..
+        } = &self.setting;
+        let name = pack_name(pack);
+        let read = || {
+            let file = storage.open(&name)?;
+            read_exact(&*file, record.offset.into(), record.length as usize)
+        };
+        let raw = read().map_err(io_error(&storage.place(), "read", &name))?;
+        let frame = Frame::parse(&raw, *datastore).map_err(format_error(&name))?;
+        Ok(frame.refs().collect())
     }
 
     /// Makes a run of rows in order, durable with its name.
@@ -275,37 +293,59 @@ impl Shared {
         })
     }
 
-    /// Makes a run of the rows in memory, if any pack is only there. Who calls it holds `writing`.
+    /// Makes a run of the rows in memory, and the catalogue say what it does not say yet. Who calls
+    /// it holds `writing`.
     fn flush(&self) -> Result<()> {
-        let (number, mut rows, packs, mended, totals) = self.change(|opened| {
-            let Recent {
-                rows,
-                packs,
-                mended,
-            } = &opened.recent;
+        let flushed = self.change(|opened| {
+            if opened.recent.is_empty() {
+                return Ok(None);
+            }
             let number = opened.next_run;
             opened.next_run += 1;
-            let rows: Vec<Row> = rows.values().copied().collect();
-            Ok((number, rows, packs.clone(), mended.clone(), opened.totals))
+            let rows: Vec<Row> = opened.recent.rows.values().copied().collect();
+            Ok(Some((number, rows)))
         })?;
-        if packs.is_empty() {
+        let Some((number, mut rows)) = flushed else {
             return Ok(());
-        }
+        };
         rows.sort_unstable_by_key(|row| row.digest);
         let most = rows.len() as u64;
-        let run = self
-            .write_run(number, most, rows.into_iter().map(Ok))
-            .map_err(|e| self.io(e))?;
-        self.write(&Change {
-            run: Some(number),
-            packs: &packs,
-            broken: &mended,
-            totals: Some(totals),
-            ..Change::default()
-        })?;
+        let run = match most {
+            0 => None,
+            _ => {
+                let made = self.write_run(number, most, rows.into_iter().map(Ok));
+                Some((number, made.map_err(|e| self.io(e))?))
+            }
+        };
+        let written = self.with(|opened| {
+            let recent = &opened.recent;
+            let change = Change {
+                run: run.as_ref().map(|(number, _)| *number),
+                packs: recent
+                    .packs
+                    .iter()
+                    .map(|n| (*n, opened.packs.get(n).copied()))
+                    .collect(),
+                roots: recent
+                    .roots
+                    .iter()
+                    .map(|id| (*id, opened.roots.get(id).copied()))
+                    .collect(),
+                broken: recent
+                    .broken
+                    .iter()
+                    .map(|d| (*d, opened.broken.contains(d)))
+                    .collect(),
+                candidates: recent.candidates.then_some(&opened.candidates),
+                sums: Some((opened.totals, opened.next_pack)),
+                ..Change::default()
+            };
+            opened.catalogue.write(&change).map_err(|e| self.failed(e))
+        });
+        self.closed_if_failed(written)?;
         self.change(|opened| {
-            opened.runs.insert(0, (number, run));
-            opened.recent = Recent::default();
+            opened.runs.splice(0..0, run);
+            opened.recent = opened::Recent::default();
             Ok(())
         })
     }
@@ -352,58 +392,81 @@ impl Index {
         &self.shared.setting
     }
 
-    /// Where this chunk is.
-    pub(crate) fn find(&self, digest: &Digest) -> Result<Option<Location>> {
+    fn look_up(&self, digest: &Digest) -> Result<Option<Found>> {
         let Shared { setting, near, .. } = &*self.shared;
         let found = self.shared.with(|opened| {
             let found = opened.find(near, digest).map_err(|e| self.shared.io(e))?;
-            Ok(found.and_then(|(row, far)| Some((opened.location(row)?, far.then_some(row.pack)))))
+            let Some((place, far)) = found else {
+                return Ok(None);
+            };
+            let condemned = opened.condemned.contains(digest);
+            let found = opened.location(digest, place).map(|location| Found {
+                place,
+                location,
+                condemned,
+            });
+            Ok(found.map(|found| (found, far)))
         })?;
-        if let Some((location, Some(number))) = found {
-            near.touch(&*setting.storage, setting.datastore, number, location.pack);
+        if let Some((
+            Found {
+                place, location, ..
+            },
+            true,
+        )) = found
+        {
+            near.touch(
+                &*setting.storage,
+                setting.datastore,
+                place.pack,
+                location.pack,
+            );
         }
-        Ok(found.map(|(location, _)| location))
+        Ok(found.map(|(found, _)| found))
     }
 
-    /// Whether this chunk is there and may be referred to.
+    /// Where this chunk is.
+    pub(crate) fn find(&self, digest: &Digest) -> Result<Option<Location>> {
+        Ok(self.look_up(digest)?.map(|found| found.location))
+    }
+
+    /// Whether this chunk is there and may be leaned on from now on.
     pub(crate) fn usable(&self, digest: &Digest) -> Result<bool> {
-        Ok(self.find(digest)?.is_some_and(|location| !location.broken))
+        Ok(self.look_up(digest)?.is_some_and(|found| found.usable()))
     }
 
     /// The packs whose frames are in the index.
     pub(crate) fn packs(&self) -> Result<Vec<PackId>> {
         self.shared
-            .with(|opened| Ok(opened.packs.values().copied().collect()))
+            .with(|opened| Ok(opened.packs.values().map(|pack| pack.id).collect()))
     }
 
-    /// The chunks that a pack holds, in order of their place.
+    /// The chunks that are found in a pack, in order of their place. Slow: all rows are read.
     pub(crate) fn frames_of(&self, pack: PackId) -> Result<Vec<(Digest, Location)>> {
-        let (runs, mut rows) = self.shared.with(|opened| {
+        let (runs, mut rows, number) = self.shared.with(|opened| {
             let rows: Vec<Row> = opened.recent.rows.values().copied().collect();
-            Ok((opened.runs.clone(), rows))
-        })?;
-        let number = self.shared.with(|opened| {
             let mut packs = opened.packs.iter();
-            Ok(packs
-                .find(|(_, id)| **id == pack)
-                .map(|(number, _)| *number))
+            let number = packs.find(|(_, p)| p.id == pack).map(|(number, _)| *number);
+            Ok((opened.runs.clone(), rows, number))
         })?;
-        let of_it = |row: &Row| Some(row.pack) == number;
+        let of_it = |row: &Row| matches!(row.state, State::At(p) if Some(p.pack) == number);
         rows.retain(of_it);
         for (_, run) in &runs {
             for row in run.rows() {
                 rows.extend(Some(row.map_err(|e| self.shared.io(e))?).filter(of_it));
             }
         }
-        let mut found: Vec<_> = self.shared.with(|opened| {
-            let located = rows
-                .into_iter()
-                .map(|row| (row.digest, opened.location(row)));
-            Ok(located
-                .filter_map(|(digest, l)| Some((digest, l?)))
-                .collect())
-        })?;
+        let mut found = Vec::new();
+        for row in rows {
+            // a newer row may say otherwise
+            let location = self.find(&row.digest)?;
+            found.extend(
+                location
+                    .map(|l| (row.digest, l))
+                    .filter(|(_, l)| l.pack == pack),
+            );
+        }
         found.sort_unstable_by_key(|(_, location)| location.offset);
+        found.dedup();
         Ok(found)
     }
 
@@ -417,34 +480,49 @@ impl Index {
         let shared = &self.shared;
         let writing = locked(&shared.writing);
         // without the lock that readers wait for: the disk may be asked
-        let mut new = Vec::new();
+        let mut seen = HashSet::new();
+        let (mut new, mut referred) = (Vec::new(), Vec::new());
+        let mut dead = 0;
         for record in records {
-            if !self.usable(&record.digest)? {
-                new.push(record);
+            let found = self.look_up(&record.digest)?;
+            if found.is_some_and(|found| found.usable()) || !seen.insert(record.digest) {
+                dead += record.length;
+                continue;
             }
+            // what a frame that is stored anew refers to is counted already
+            if record.kind.has_refs() && found.is_none() {
+                referred.extend(shared.referred(id, record)?);
+            }
+            new.push((record, found.map(|found| found.place)));
         }
         let full = shared.change(|opened| {
-            let number = match opened.packs.last_key_value() {
-                None => 0,
-                Some((last, _)) => last
-                    .checked_add(1)
-                    .ok_or_else(|| shared.damaged("it has a pack of the last number"))?,
+            let number = opened
+                .take_number()
+                .ok_or_else(|| shared.damaged(NO_NUMBER))?;
+            let bytes = records.iter().map(|r| r.length).sum();
+            let pack = Pack {
+                id,
+                bytes,
+                dead,
+                settled: false,
             };
-            opened.packs.insert(number, id);
-            opened.recent.packs.push((number, id));
-            for record in new {
-                let row = Row::of(number, record);
-                let known_broken = opened.broken.get_mut(&record.digest);
-                let twice = opened.recent.rows.insert(record.digest, row).is_some();
-                if let Some(broken) = known_broken {
-                    *broken = false;
-                    opened.recent.mended.push((record.digest, false));
-                } else if !twice {
-                    let totals = &mut opened.totals;
-                    totals.chunks += 1;
-                    totals.unique += u64::from(record.plain_len);
-                    totals.stored += u64::from(record.length);
+            opened.packs.insert(number, pack);
+            opened.recent.packs.insert(number);
+            for (record, old) in new {
+                let place = Place::of(number, record);
+                opened.recent.note(record.digest, State::At(place), 0);
+                opened.totals.add(&place);
+                if let Some(old) = old {
+                    opened.totals.subtract(&old);
+                    opened.waste(old.pack, old.length);
+                    if opened.broken.remove(&record.digest) {
+                        opened.recent.broken.insert(record.digest);
+                    }
+                    opened.rescues += u64::from(opened.condemned.remove(&record.digest));
                 }
+            }
+            for digest in referred {
+                opened.recent.note(digest, State::Older, 1);
             }
             Ok(opened.recent.rows.len() >= shared.setting.batch)
         })?;
@@ -465,20 +543,15 @@ impl Index {
         let mut broken = Vec::new();
         for digest in digests {
             if self.find(digest)?.is_some() {
-                broken.push((*digest, true));
+                broken.push(*digest);
             }
         }
-        if broken.is_empty() {
-            return Ok(());
-        }
-        shared.write(&Change {
-            broken: &broken,
-            ..Change::default()
-        })?;
         shared.change(|opened| {
+            opened.recent.broken.extend(&broken);
             opened.broken.extend(broken);
             Ok(())
-        })
+        })?;
+        shared.flush()
     }
 }
 

@@ -1,7 +1,8 @@
 //! Neighbours: chunks that were stored together are asked for together. Whoever finds one has the
 //! footer of its pack read, and finds the next ones without another look at the disk.
 
-use super::row::{ROW, Row, search};
+use super::Place;
+use super::row::{ROW, Row, State, search};
 use crate::core::{locked, pack_name};
 use crate::memory::Memory;
 use crate::storage::Storage;
@@ -35,18 +36,19 @@ impl Near {
         }
     }
 
-    /// The row of a digest, if a pack that was touched has it and its footer is still in memory.
-    pub(super) fn find(&self, digest: &Digest) -> Option<Row> {
+    /// The place of a digest, if a pack that was touched has it and its footer is still in memory.
+    pub(super) fn find(&self, digest: &Digest) -> Option<Place> {
         let mut packs = locked(&self.packs);
         for at in 0..packs.len() {
             let rows = self.memory.peek((self.number, packs[at].into()));
-            let Some(row) = rows.and_then(|rows| search(&rows, digest)) else {
+            let row = rows.and_then(|rows| search(&rows, digest));
+            let Some(State::At(place)) = row.map(|row| row.state) else {
                 continue;
             };
             if let Some(pack) = packs.remove(at) {
                 packs.push_front(pack);
             }
-            return Some(row);
+            return Some(place);
         }
         None
     }

@@ -399,6 +399,8 @@ impl Iterator for Rows<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Place;
+    use super::super::row::State;
     use super::*;
     use crate::storage::Storage;
     use crate::storage::simulated::Simulated;
@@ -409,13 +411,17 @@ mod tests {
     const DATASTORE: DatastoreId = DatastoreId([7; 16]);
 
     fn row(digest: [u8; 32]) -> Row {
-        Row {
-            digest: Digest(digest),
+        let place = Place {
             pack: digest[31].into(),
             offset: 64,
             length: 100,
             plain_len: 200,
             kind: Kind::Data,
+        };
+        Row {
+            digest: Digest(digest),
+            state: State::At(place),
+            references: -3,
         }
     }
 

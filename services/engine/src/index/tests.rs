@@ -2,14 +2,22 @@
 
 use super::*;
 use crate::storage::simulated::Simulated;
+use format::SnapshotId;
 use proptest::collection::vec;
 use proptest::prelude::*;
+use std::collections::{BTreeMap, HashMap};
 
 #[derive(Clone, Debug)]
 enum Step {
     /// A pack of these chunks.
     Pack(Vec<u8>),
     Break(Vec<u8>),
+    /// A snapshot whose root is this chunk.
+    Refer(u8),
+    /// Nothing needs these.
+    Bury(Vec<u8>),
+    /// What is needed of some packs goes to a new one.
+    Move(Vec<u8>),
     Open,
 }
 
@@ -18,6 +26,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         8 => chunks().prop_map(Step::Pack),
         1 => chunks().prop_map(Step::Break),
+        2 => any::<u8>().prop_map(Step::Refer),
+        2 => chunks().prop_map(Step::Bury),
+        1 => vec(any::<u8>(), 1..4).prop_map(Step::Move),
         1 => Just(Step::Open),
     ];
     vec(step, 1..60)
@@ -25,6 +36,36 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 fn digest(chunk: u8) -> Digest {
     Digest(*blake3::hash(&[chunk]).as_bytes())
+}
+
+fn record(chunk: u8, place: usize) -> Record {
+    Record {
+        digest: digest(chunk),
+        offset: place as u32,
+        length: 2,
+        plain_len: 3,
+        kind: Kind::Data,
+    }
+}
+
+fn id(number: usize) -> PackId {
+    PackId((number as u128).to_le_bytes())
+}
+
+/// What the index should say.
+#[derive(Default)]
+struct Model {
+    /// Pack, place and whether it is broken.
+    chunks: HashMap<u8, (PackId, u32, bool)>,
+    references: HashMap<u8, i64>,
+    /// Bytes, those dead of them, of each pack.
+    packs: BTreeMap<PackId, (u32, u32)>,
+}
+
+impl Model {
+    fn waste(&mut self, pack: PackId) {
+        self.packs.entry(pack).and_modify(|(_, dead)| *dead += 2);
+    }
 }
 
 proptest! {
@@ -40,33 +81,89 @@ proptest! {
             batch: 8,
         };
         let mut index = Index::open(setting.clone()).unwrap();
-        // pack, place and whether it is broken
-        let mut model: HashMap<u8, (PackId, u32, bool)> = HashMap::new();
+        let mut model = Model::default();
         for (number, step) in steps.into_iter().enumerate() {
             match step {
-                Step::Pack(chunks) => {
-                    let id = PackId((number as u128).to_le_bytes());
-                    let mut records = Vec::new();
-                    for (place, chunk) in chunks.iter().enumerate() {
-                        records.push(Record {
-                            digest: digest(*chunk),
-                            offset: place as u32,
-                            length: 2,
-                            plain_len: 3,
-                            kind: Kind::Data,
-                        });
-                        if model.get(chunk).is_none_or(|(pack, _, broken)| *broken || *pack == id) {
-                            model.insert(*chunk, (id, place as u32, false));
+                Step::Pack(mut chunks) => {
+                    chunks.dedup();
+                    let id = id(number);
+                    let records: Vec<Record> =
+                        chunks.iter().enumerate().map(|(place, c)| record(*c, place)).collect();
+                    index.add_pack(id, &records).unwrap();
+                    model.packs.insert(id, (2 * records.len() as u32, 0));
+                    for (place, chunk) in chunks.into_iter().enumerate() {
+                        match model.chunks.get(&chunk).copied() {
+                            Some((_, _, false)) => model.waste(id),
+                            before => {
+                                before.into_iter().for_each(|(old, _, _)| model.waste(old));
+                                model.chunks.insert(chunk, (id, place as u32, false));
+                            }
                         }
                     }
-                    index.add_pack(id, &records).unwrap();
                 }
                 Step::Break(chunks) => {
                     let digests: Vec<_> = chunks.iter().map(|c| digest(*c)).collect();
                     index.mark_broken(&digests).unwrap();
                     for chunk in chunks {
-                        model.entry(chunk).and_modify(|(_, _, broken)| *broken = true);
+                        model.chunks.entry(chunk).and_modify(|(_, _, broken)| *broken = true);
                     }
+                }
+                Step::Refer(chunk) => {
+                    let snapshot = SnapshotId((number as u128).to_le_bytes());
+                    index.add_roots(&[(snapshot, digest(chunk))]).unwrap();
+                    *model.references.entry(chunk).or_default() += 1;
+                }
+                Step::Bury(mut chunks) => {
+                    chunks.sort_unstable();
+                    chunks.dedup();
+                    let (mut dead, mut released) = (Vec::new(), Vec::new());
+                    for chunk in chunks {
+                        if let (Some(place), _) = index.references(&digest(chunk)).unwrap() {
+                            dead.push((digest(chunk), place));
+                        }
+                        if let Some((pack, _, _)) = model.chunks.remove(&chunk) {
+                            model.waste(pack);
+                        }
+                        let count = model.references.remove(&chunk).unwrap_or_default();
+                        released.push((digest(chunk), count as u32));
+                    }
+                    index
+                        .bury(Burial {
+                            dead: &dead,
+                            released: &released,
+                            snapshots: &[],
+                            candidates: Vec::new(),
+                            settled: &[],
+                        })
+                        .unwrap();
+                }
+                Step::Move(which) => {
+                    let all: Vec<PackId> = model.packs.keys().copied().collect();
+                    if all.is_empty() {
+                        continue;
+                    }
+                    let mut from: Vec<PackId> =
+                        which.iter().map(|w| all[usize::from(*w) % all.len()]).collect();
+                    from.sort_unstable();
+                    from.dedup();
+                    let id = id(number);
+                    let mut records = Vec::new();
+                    for (chunk, at) in &mut model.chunks {
+                        if from.contains(&at.0) {
+                            (at.0, at.1) = (id, records.len() as u32);
+                            records.push(record(*chunk, records.len()));
+                        }
+                    }
+                    let numbers = index.packs_that(|_, pack| from.contains(&pack.id)).unwrap();
+                    let numbers: Vec<u32> = numbers.iter().map(|(number, _)| *number).collect();
+                    index
+                        .relocate(&Move {
+                            from: &numbers,
+                            to: Some((id, &records)),
+                        })
+                        .unwrap();
+                    model.packs.retain(|pack, _| !from.contains(pack));
+                    model.packs.insert(id, (2 * records.len() as u32, 0));
                 }
                 Step::Open => {
                     drop(index);
@@ -76,11 +173,17 @@ proptest! {
             for chunk in 0..=255 {
                 let found = index.find(&digest(chunk)).unwrap();
                 let found = found.map(|l| (l.pack, l.offset, l.broken));
-                prop_assert_eq!(found, model.get(&chunk).copied(), "chunk {}", chunk);
+                prop_assert_eq!(found, model.chunks.get(&chunk).copied(), "chunk {}", chunk);
+                let (_, references) = index.references(&digest(chunk)).unwrap();
+                let expected = model.references.get(&chunk).copied().unwrap_or_default();
+                prop_assert_eq!(references, expected, "references of chunk {}", chunk);
             }
             let totals = index.totals().unwrap();
-            let chunks = model.len() as u64;
+            let chunks = model.chunks.len() as u64;
             prop_assert_eq!((totals.chunks, totals.stored, totals.unique), (chunks, 2 * chunks, 3 * chunks));
+            let packs = index.packs_that(|_, _| true).unwrap();
+            let packs: BTreeMap<_, _> = packs.iter().map(|(_, p)| (p.id, (p.bytes, p.dead))).collect();
+            prop_assert_eq!(&packs, &model.packs);
         }
     }
 }

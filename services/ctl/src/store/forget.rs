@@ -1,0 +1,243 @@
+//! `strongroom store forget`, `prune`, `lock` and `gc`.
+
+use super::meter::Meter;
+use super::{Outcome, answer, open, outcome, resolve, show, tell};
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use engine::{Keep, Progress};
+use format::SnapshotId;
+use jiff::civil::{Date, DateTime};
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+/// Said after snapshots were removed.
+const NEXT: &str = "`strongroom store gc` gives back the space that only they took";
+
+/// Which snapshots.
+#[derive(Args)]
+pub(crate) struct Forget {
+    /// The datastore's directory
+    dir: PathBuf,
+    /// Ids, or the beginnings of them
+    #[arg(required = true)]
+    snapshots: Vec<String>,
+}
+
+impl Forget {
+    pub(super) fn run(&self, json: bool) -> Result<Outcome> {
+        let store = open(&self.dir)?;
+        let mut ids = Vec::new();
+        for name in &self.snapshots {
+            let id = resolve(&store, name)?.clear.id;
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
+        }
+        store.forget(&ids)?;
+        answer(json, json!({ "forgotten": texts(&ids) }), || {
+            println!("{} forgotten; {NEXT}.", snapshots(ids.len()));
+        })?;
+        Ok(Outcome::Done)
+    }
+}
+
+fn texts(ids: &[SnapshotId]) -> Vec<String> {
+    ids.iter().map(ToString::to_string).collect()
+}
+
+fn snapshots(count: usize) -> String {
+    format!(
+        "{count} {}",
+        if count == 1 { "snapshot" } else { "snapshots" }
+    )
+}
+
+/// Which snapshots to keep of each group; what no rule keeps is forgotten.
+#[derive(Args)]
+pub(crate) struct Prune {
+    /// The datastore's directory
+    dir: PathBuf,
+    /// The newest
+    #[arg(long, value_name = "N", default_value_t)]
+    keep_last: usize,
+    /// The newest of an hour, for the last N hours that have one
+    #[arg(long, value_name = "N", default_value_t)]
+    keep_hourly: usize,
+    /// The newest of a day, for the last N days that have one
+    #[arg(long, value_name = "N", default_value_t)]
+    keep_daily: usize,
+    /// The newest of a week, from Monday on
+    #[arg(long, value_name = "N", default_value_t)]
+    keep_weekly: usize,
+    /// The newest of a month
+    #[arg(long, value_name = "N", default_value_t)]
+    keep_monthly: usize,
+    /// The newest of a year
+    #[arg(long, value_name = "N", default_value_t)]
+    keep_yearly: usize,
+    /// Say what would be forgotten, and forget nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Prune {
+    pub(super) fn run(&self, json: bool) -> Result<Outcome> {
+        let keep = Keep {
+            last: self.keep_last,
+            hourly: self.keep_hourly,
+            daily: self.keep_daily,
+            weekly: self.keep_weekly,
+            monthly: self.keep_monthly,
+            yearly: self.keep_yearly,
+        };
+        if keep.is_empty() {
+            bail!("no rule keeps anything; say what to keep, such as --keep-daily 7");
+        }
+        let store = open(&self.dir)?;
+        let judged = store.retention(&keep, &TimeZone::system())?;
+        let goes = judged.iter().filter(|(_, verdict)| verdict.is_empty());
+        let ids: Vec<SnapshotId> = goes.map(|(info, _)| info.clear.id).collect();
+        if !self.dry_run {
+            store.forget(&ids)?;
+        }
+        let kept = judged.iter().filter(|(_, verdict)| !verdict.is_empty());
+        let kept: Vec<_> = kept
+            .map(|(info, verdict)| json!({ "id": info.clear.id.to_string(), "rules": verdict }))
+            .collect();
+        answer(
+            json,
+            json!({ "kept": kept, "forgotten": texts(&ids), "dry_run": self.dry_run }),
+            || {
+                let row = |(info, verdict): &(engine::SnapshotInfo, engine::Verdict)| {
+                    let clear = &info.clear;
+                    let group = clear.group.to_string();
+                    let verdict = match &verdict[..] {
+                        [] => "-".into(),
+                        rules => rules.join(", "),
+                    };
+                    vec![
+                        clear.id.to_string(),
+                        show::time(clear.time.seconds),
+                        group[..8].into(),
+                        verdict,
+                    ]
+                };
+                let header = ["SNAPSHOT", "TIME", "GROUP ID", "KEPT BY"];
+                show::table(&header, &judged.iter().map(row).collect::<Vec<_>>());
+                let (count, kept) = (snapshots(ids.len()), kept.len());
+                if self.dry_run {
+                    println!("{count} would be forgotten, {kept} kept.");
+                } else {
+                    println!("{count} forgotten, {kept} kept; {NEXT}.");
+                }
+            },
+        )?;
+        Ok(Outcome::Done)
+    }
+}
+
+/// What to lock, and until when.
+#[derive(Args)]
+pub(crate) struct Lock {
+    /// The datastore's directory
+    dir: PathBuf,
+    /// The snapshot's id or the beginning of it, or `latest`
+    snapshot: String,
+    /// A day, as 2027-01-31, or a time, as 2027-01-31T18:00; later than any it had before
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    until: Timestamp,
+}
+
+/// A day's beginning or a time, by the machine's time zone unless it names one.
+fn time(text: &str) -> Result<Timestamp> {
+    let by_zone = |time: DateTime| {
+        let zoned = time.to_zoned(TimeZone::system());
+        zoned.map(|zoned| zoned.timestamp())
+    };
+    if let Ok(timestamp) = text.parse::<Timestamp>() {
+        return Ok(timestamp);
+    }
+    if let Ok(zoned) = text.parse::<Zoned>() {
+        return Ok(zoned.timestamp());
+    }
+    let time = text.parse::<DateTime>();
+    let time = time.or_else(|_| text.parse::<Date>().map(|day| day.at(0, 0, 0, 0)));
+    let time = time.context("it is neither a day nor a time; write it as 2027-01-31")?;
+    Ok(by_zone(time)?)
+}
+
+impl Lock {
+    pub(super) fn run(&self, json: bool) -> Result<Outcome> {
+        let store = open(&self.dir)?;
+        let id = resolve(&store, &self.snapshot)?.clear.id;
+        let until = self.until.as_second();
+        store.lock_snapshot(id, until)?;
+        answer(
+            json,
+            json!({ "snapshot": id.to_string(), "locked_until": until }),
+            || {
+                println!(
+                    "Snapshot {id} is locked until {}: forget, prune and gc leave it alone, and no lock ends earlier than it was made for.",
+                    show::time(until)
+                );
+            },
+        )?;
+        Ok(Outcome::Done)
+    }
+}
+
+pub(super) fn gc(dir: &Path, dry_run: bool, json: bool) -> Result<Outcome> {
+    let store = open(dir)?;
+    let progress = Arc::new(Progress::default());
+    let meter = Meter::start(progress.clone(), Arc::new(AtomicU64::new(0)));
+    let done = if dry_run {
+        store.garbage(&progress)?
+    } else {
+        store.collect(&progress)?
+    };
+    drop(meter);
+    answer(
+        json,
+        json!({
+            "dry_run": dry_run, "chunks": done.chunks, "bytes": done.bytes, "packs": done.packs,
+            "copied": done.copied, "freed": done.freed, "left": done.left,
+            "more": done.more, "findings": done.findings,
+        }),
+        || {
+            let (would, least) = (
+                if dry_run { "would be " } else { "" },
+                if done.more { "at least " } else { "" },
+            );
+            println!(
+                "{least}{} chunks ({}) are needed by no snapshot; {least}{} {would}freed, {} {would}copied out of {} packs; {} of garbage stay in packs that are mostly needed",
+                done.chunks,
+                show::size(done.bytes),
+                show::size(done.freed),
+                show::size(done.copied),
+                done.packs,
+                show::size(done.left),
+            );
+            tell(&done.findings, done.findings.len() as u64);
+        },
+    )?;
+    Ok(outcome(done.findings.len() as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_a_day_or_a_moment() {
+        let second = |text: &str| time(text).unwrap().as_second();
+        assert_eq!(second("2027-01-31T18:00:00Z"), 1_801_418_400);
+        assert_eq!(second("2027-01-31T18:00:00+02:00"), 1_801_411_200);
+        let day = second("2027-01-31");
+        assert_eq!(second("2027-01-31T18:00"), day + 18 * 3600);
+        assert!(time("tomorrow").is_err());
+    }
+}

@@ -1,0 +1,208 @@
+//! Collecting garbage, without a key: what no snapshot needs any more makes room.
+//!
+//! The index counts how many frames and snapshots refer to each frame. A collection begins at the
+//! snapshots that are gone and at the packs that are new since the last one, follows the references
+//! of what nothing refers to any more, and looks at nothing else: it costs what changed.
+//!
+//! Backups, copies and restores go on meanwhile. What is found dead is first condemned, so that
+//! nothing that begins now leans on it. When those have ended that may have leaned on it before, it is
+//! counted once more, and what is still dead is buried, at once and durably: while no metadata is on
+//! its way, and only if nothing came to lean on it since it was counted. Then packs with enough garbage
+//! give way to new ones that hold the rest of their frames; what they had is removed when those are
+//! durable and in the index.
+//!
+//! A power cut at any time leaves what was: what was only condemned is not, what was buried comes to
+//! light with its old pack at the worst, and the next collection finds it.
+
+mod mark;
+mod rewrite;
+
+use crate::core::locked;
+use crate::error::{Error, Result};
+use crate::index::Burial;
+use crate::progress::Progress;
+use crate::store::Store;
+use format::{Digest, SnapshotId};
+use mark::Marks;
+use std::collections::BTreeMap;
+
+/// What a collection did, or would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Chunks that nothing needs any more, metadata included.
+    pub chunks: u64,
+    /// Bytes of their frames.
+    pub bytes: u64,
+    /// Packs removed, those included whose remaining frames were copied.
+    pub packs: u64,
+    /// Bytes of frames copied out of them.
+    pub copied: u64,
+    /// Bytes given back to the file system, less what was written.
+    pub freed: u64,
+    /// Bytes of garbage in packs that are too full of what is needed to be written anew.
+    pub left: u64,
+    /// Whether there is more than was looked at; never after a collection.
+    pub more: bool,
+    /// What was left alone, and why.
+    pub findings: Vec<String>,
+}
+
+/// Snapshots that came and went since their roots were last counted.
+struct Changes {
+    gone: Vec<(SnapshotId, Digest)>,
+    came: bool,
+    /// Locked ones whose file is gone.
+    missing: Vec<SnapshotId>,
+}
+
+impl Changes {
+    fn findings(&self) -> Vec<String> {
+        let sentence = |id: &SnapshotId| {
+            format!(
+                "snapshot {id} is locked, but its file is gone; its chunks are kept, and repair brings \
+                 the file back from another copy"
+            )
+        };
+        self.missing.iter().map(sentence).collect()
+    }
+}
+
+impl Store {
+    /// Frees what no snapshot needs. One at a time; a second one waits.
+    ///
+    /// # Errors
+    /// Cancelled, a full disk, an I/O failure; a snapshot whose file cannot be read, for nobody knows
+    /// what it needs. What was freed by then is.
+    pub fn collect(&self, progress: &Progress) -> Result<Collected> {
+        let _alone = locked(&self.collecting);
+        let mut sum = Collected::default();
+        loop {
+            let (marks, changes) = self.bury(progress)?;
+            sum.chunks += marks.dead.len() as u64;
+            sum.bytes += marks.bytes();
+            sum.findings = changes.findings();
+            if !marks.more {
+                break;
+            }
+        }
+        self.rewrite(progress, &mut sum)?;
+        Ok(sum)
+    }
+
+    /// What [`Store::collect`] would do now, nothing of which is done. Of very much garbage only the
+    /// first part is looked at ([`Collected::more`]).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn garbage(&self, progress: &Progress) -> Result<Collected> {
+        let _alone = locked(&self.collecting);
+        self.ingest()?.flush()?;
+        let changes = self.changes()?;
+        let marks = Marks::find(&self.core, &changes.gone, None, progress)?;
+        let mut dead: BTreeMap<u32, u32> = BTreeMap::new();
+        for (_, place) in &marks.dead {
+            *dead.entry(place.pack).or_default() += place.length;
+        }
+        let mut sum = Collected {
+            chunks: marks.dead.len() as u64,
+            bytes: marks.bytes(),
+            more: marks.more,
+            findings: changes.findings(),
+            ..Collected::default()
+        };
+        for (number, mut pack) in self.core.index.packs_that(|_, _| true)? {
+            pack.dead += dead.get(&number).copied().unwrap_or_default();
+            rewrite::plan(&pack, &mut sum);
+        }
+        Ok(sum)
+    }
+
+    /// One round: as much as one may hold in memory.
+    fn bury(&self, progress: &Progress) -> Result<(Marks, Changes)> {
+        let core = &self.core;
+        let ingest = self.ingest()?;
+        let taken = ingest.taken();
+        ingest.flush()?;
+        let mut changes = self.changes()?;
+        let mut marks = Marks::find(core, &changes.gone, None, progress)?;
+        core.index.condemn(marks.dead.iter().map(|(d, _)| *d))?;
+        let _pardon = Pardon(self);
+        let mut rescues = core.index.rescues()?;
+        core.holds.wait_for_present(progress)?;
+        let mut sure = ingest.taken() == taken && !self.changes()?.came;
+        loop {
+            progress.check()?;
+            if !sure {
+                rescues = core.index.rescues()?;
+                ingest.flush()?;
+                changes = self.changes()?;
+                marks = Marks::find(core, &changes.gone, Some(&marks), progress)?;
+            }
+            let buried = ingest.at_rest(|| {
+                let now = self.changes()?;
+                if core.index.rescues()? != rescues || now.came || now.gone != changes.gone {
+                    return Ok(false);
+                }
+                let snapshots: Vec<SnapshotId> = now.gone.iter().map(|(id, _)| *id).collect();
+                core.index.bury(Burial {
+                    dead: &marks.dead,
+                    released: &marks.released(),
+                    snapshots: &snapshots,
+                    candidates: marks.candidates.clone(),
+                    settled: &marks.settled,
+                })?;
+                Ok(true)
+            })?;
+            if buried {
+                return Ok((marks, changes));
+            }
+            sure = false;
+        }
+    }
+
+    /// Counts the roots of snapshots that came to be, and tells which are gone.
+    fn changes(&self) -> Result<Changes> {
+        let index = &self.core.index;
+        let mut roots = index.roots()?;
+        let mut came = Vec::new();
+        let there = self.core.snapshot_ids()?;
+        for id in &there {
+            if roots.remove(id).is_none() {
+                match self.core.snapshot(*id) {
+                    Ok(snapshot) => came.push((*id, snapshot.clear.root)),
+                    // forgotten since
+                    Err(Error::NoSnapshot { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        let mut missing = Vec::new();
+        // whoever removed the file of one that is locked did not ask us
+        for (id, root) in self.core.locks()?.pending() {
+            if there.contains(&id) {
+                continue;
+            }
+            missing.push(id);
+            if roots.remove(&id).is_none() {
+                came.push((id, root.ok_or(Error::DamagedLock { id })?));
+            }
+        }
+        index.add_roots(&came)?;
+        let mut gone: Vec<_> = roots.into_iter().collect();
+        gone.sort_unstable();
+        Ok(Changes {
+            gone,
+            came: !came.is_empty(),
+            missing,
+        })
+    }
+}
+
+/// However a round ends, nothing stays condemned.
+struct Pardon<'a>(&'a Store);
+
+impl Drop for Pardon<'_> {
+    fn drop(&mut self) {
+        self.0.core.index.pardon();
+    }
+}

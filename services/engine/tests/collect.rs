@@ -1,0 +1,302 @@
+//! Collections: everything that no snapshot needs goes, nothing that one needs does.
+
+mod rig;
+
+use engine::storage::simulated::{Fault, Simulated};
+use engine::{Error, Progress, Store};
+use format::SnapshotId;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use rig::*;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+fn collected(store: &Store) -> engine::Collected {
+    store.collect(&Progress::default()).unwrap()
+}
+
+/// After a collection with nobody else about: exactly what is needed is there, and little more space
+/// is taken.
+fn nothing_is_left_over(storage: &Simulated, store: &Store) {
+    let needed = reachable(store);
+    let totals = store.stats().unwrap().totals;
+    assert_eq!(totals.chunks, needed.len() as u64);
+    let frames: u64 = needed
+        .iter()
+        .map(|d| store.read_frame(d).unwrap().len() as u64)
+        .sum();
+    assert_eq!(totals.stored, frames);
+    // a quarter of a pack may be garbage; header, records and trailer
+    let packs = storage
+        .names()
+        .iter()
+        .filter(|n| n.starts_with("packs/"))
+        .count() as u64;
+    let most = frames * 4 / 3 + packs * 100 + 52 * totals.chunks * 4 / 3;
+    assert!(
+        pack_bytes(storage) <= most,
+        "{} of {most}",
+        pack_bytes(storage)
+    );
+}
+
+#[test]
+fn what_only_a_forgotten_snapshot_needs_goes_and_the_rest_stays() {
+    let (storage, keys) = (Simulated::new(), Store::new_keyset().unwrap());
+    let store = made(&storage, &keys);
+    let (first, second) = (tree(0, 300), tree(150, 300));
+    let old = back_up(&store, &first).unwrap();
+    let new = back_up(&store, &second).unwrap();
+    assert_eq!(collected(&store).chunks, 0);
+    store.forget(&[old]).unwrap();
+    assert!(matches!(
+        restores(&store, old, &first),
+        Err(Error::NoSnapshot { .. })
+    ));
+
+    let before = pack_bytes(&storage);
+    let planned = store.garbage(&Progress::default()).unwrap();
+    assert_eq!(pack_bytes(&storage), before);
+    let done = collected(&store);
+    assert_eq!(planned, done);
+    assert!(done.chunks >= 150 && done.freed > 150 * 1000, "{done:?}");
+    assert!(pack_bytes(&storage) < before - done.freed * 9 / 10);
+    nothing_is_left_over(&storage, &store);
+    restores(&store, new, &second).unwrap();
+    is_clean(&store);
+    assert_eq!(collected(&store).chunks, 0);
+
+    store.forget(&[new]).unwrap();
+    collected(&store);
+    assert_eq!(store.stats().unwrap().totals.chunks, 0);
+    assert_eq!(pack_bytes(&storage), 0);
+    let again = back_up(&store, &first).unwrap();
+    restores(&store, again, &first).unwrap();
+}
+
+#[test]
+fn what_a_backup_that_was_given_up_left_goes() {
+    let (storage, keys) = (Simulated::new(), Store::new_keyset().unwrap());
+    let store = made(&storage, &keys);
+    let mut given_up = begun(&store).unwrap();
+    for (name, number) in &tree(0, 400) {
+        add(&mut given_up, name, *number).unwrap();
+    }
+    drop(given_up);
+    let kept = back_up(&store, &tree(300, 200)).unwrap();
+    assert!(collected(&store).chunks >= 300);
+    nothing_is_left_over(&storage, &store);
+    restores(&store, kept, &tree(300, 200)).unwrap();
+}
+
+#[test]
+fn a_restore_that_began_before_its_snapshot_was_forgotten_ends_whole() {
+    let (storage, keys) = (Simulated::new(), Store::new_keyset().unwrap());
+    let store = made(&storage, &keys);
+    let all = tree(0, 300);
+    let id = back_up(&store, &all).unwrap();
+    let mut entries = store.entries(id, b"").unwrap();
+    entries.next().unwrap().unwrap();
+    store.forget(&[id]).unwrap();
+    let progress = Progress::default();
+    std::thread::scope(|scope| {
+        let collecting = scope.spawn(|| store.collect(&progress).unwrap());
+        let mut files = 0;
+        for item in entries {
+            let (entry, content) = item.unwrap();
+            let pieces = store.pieces(&entry, &content).unwrap();
+            files += pieces.map(Result::unwrap).count();
+        }
+        assert_eq!(files, 300);
+        assert!(collecting.join().unwrap().chunks > 300);
+    });
+    assert_eq!(pack_bytes(&storage), 0);
+}
+
+#[test]
+fn a_collection_that_waits_can_be_cancelled_and_leaves_everything() {
+    let (storage, keys) = (Simulated::new(), Store::new_keyset().unwrap());
+    let store = made(&storage, &keys);
+    let all = tree(0, 100);
+    let id = back_up(&store, &all).unwrap();
+    let running = begun(&store).unwrap();
+    store.forget(&[id]).unwrap();
+    let progress = Progress::default();
+    std::thread::scope(|scope| {
+        let collecting = scope.spawn(|| store.collect(&progress));
+        progress.cancel();
+        assert!(matches!(collecting.join().unwrap(), Err(Error::Cancelled)));
+    });
+    drop(running);
+    let again = back_up(&store, &all).unwrap();
+    restores(&store, again, &all).unwrap();
+    is_clean(&store);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    BackUp(u64, u64),
+    GiveUp(u64, u64),
+    Forget(usize),
+    Collect,
+    Open,
+    /// The index made anew.
+    Recover,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let files = || (0u64..200, 1u64..120);
+    let step = prop_oneof![
+        4 => files().prop_map(|(first, count)| Step::BackUp(first, count)),
+        1 => files().prop_map(|(first, count)| Step::GiveUp(first, count)),
+        3 => any::<prop::sample::Index>().prop_map(|i| Step::Forget(i.index(1000))),
+        2 => Just(Step::Collect),
+        1 => Just(Step::Open),
+        1 => Just(Step::Recover),
+    ];
+    vec(step, 1..25)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+    #[test]
+    fn whatever_came_before_exactly_what_is_needed_is_kept(steps in steps()) {
+        let (storage, keys) = (Simulated::new(), Store::new_keyset().unwrap());
+        let mut store = Some(made(&storage, &keys));
+        let mut model: BTreeMap<SnapshotId, Tree> = BTreeMap::new();
+        for step in steps.into_iter().chain([Step::Collect]) {
+            let open = store.as_ref().unwrap();
+            match step {
+                Step::BackUp(first, count) => {
+                    let tree = tree(first, count);
+                    model.insert(back_up(open, &tree).unwrap(), tree);
+                }
+                Step::GiveUp(first, count) => {
+                    let mut writer = begun(open).unwrap();
+                    for (name, number) in tree(first, count) {
+                        add(&mut writer, &name, number).unwrap();
+                    }
+                }
+                Step::Forget(which) if !model.is_empty() => {
+                    let id = *model.keys().nth(which % model.len()).unwrap();
+                    open.forget(&[id]).unwrap();
+                    model.remove(&id);
+                }
+                Step::Forget(_) => {}
+                Step::Collect => {
+                    collected(open);
+                    nothing_is_left_over(&storage, open);
+                    is_clean(open);
+                    for (id, tree) in &model {
+                        restores(open, *id, tree).unwrap();
+                    }
+                }
+                Step::Open => {
+                    drop(store.take());
+                    store = Some(opened(&storage, &keys));
+                }
+                Step::Recover => {
+                    drop(store.take());
+                    let recovered = Store::recover(std::sync::Arc::new(storage.clone()), options()).unwrap();
+                    recovered.unlock(&keys).unwrap();
+                    store = Some(recovered);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_power_cut_at_any_call_of_a_collection_loses_nothing() {
+    const CHOICES: u64 = 4;
+    let (storage, keys) = (Simulated::new(), Store::new_keyset().unwrap());
+    let (first, second, third) = (tree(0, 120), tree(40, 120), tree(100, 120));
+    let store = made(&storage, &keys);
+    let gone = back_up(&store, &first).unwrap();
+    let kept = back_up(&store, &second).unwrap();
+    collected(&store);
+    drop(store);
+    let before = storage.after_power_cut(u64::MAX);
+    let (states, ended, next) = (AtomicU64::new(0), AtomicBool::new(false), AtomicU64::new(0));
+    let work = || {
+        while !ended.load(Relaxed) {
+            let stop = next.fetch_add(1, Relaxed);
+            let storage = before.after_power_cut(u64::MAX);
+            let store = opened(&storage, &keys);
+            storage.set_fault(Some(Fault::PowerCut(storage.calls() + stop)));
+            let done = store.forget(&[gone]).and_then(|()| {
+                let added = back_up(&store, &third)?;
+                store.collect(&Progress::default())?;
+                Ok(added)
+            });
+            drop(store);
+            storage.set_fault(None);
+            for choice in 0..CHOICES {
+                let after = storage.after_power_cut(choice * 7919 + stop);
+                let store = opened(&after, &keys);
+                is_clean(&store);
+                restores(&store, kept, &second).unwrap();
+                let there = store.snapshot(gone).is_ok();
+                if there {
+                    restores(&store, gone, &first).unwrap();
+                }
+                if let Ok(added) = &done {
+                    restores(&store, *added, &third).unwrap();
+                    assert!(!there);
+                }
+                collected(&store);
+                nothing_is_left_over(&after, &store);
+                let again = back_up(&store, &first).unwrap();
+                restores(&store, again, &first).unwrap();
+                is_clean(&store);
+                states.fetch_add(1, Relaxed);
+            }
+            ended.fetch_or(done.is_ok(), Relaxed);
+        }
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..2).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().for_each(|t| t.join().unwrap());
+    });
+    let states = states.into_inner();
+    println!("{states} states");
+    assert!(states > 300, "{states}");
+}
+
+#[test]
+fn backups_restores_verifications_and_collections_go_on_at_once() {
+    let (storage, keys) = (Simulated::new(), Store::new_keyset().unwrap());
+    let store = made(&storage, &keys);
+    let kept = tree(1000, 150);
+    let stays = back_up(&store, &kept).unwrap();
+    std::thread::scope(|scope| {
+        let backups: Vec<_> = (0..3u64)
+            .map(|thread| {
+                let store = &store;
+                scope.spawn(move || {
+                    let mut earlier: Option<SnapshotId> = None;
+                    for round in 0..8 {
+                        // overlapping ones, so that each leans on what others bring and forget
+                        let tree = tree(thread * 10 + round * 25, 100);
+                        let id = back_up(store, &tree).unwrap();
+                        restores(store, id, &tree).unwrap();
+                        if let Some(earlier) = earlier.replace(id) {
+                            store.forget(&[earlier]).unwrap();
+                        }
+                    }
+                })
+            })
+            .collect();
+        let mut rounds = 0;
+        while !backups.iter().all(|b| b.is_finished()) {
+            collected(&store);
+            is_clean(&store);
+            restores(&store, stays, &kept).unwrap();
+            rounds += 1;
+        }
+        println!("{rounds} collections meanwhile");
+    });
+    collected(&store);
+    nothing_is_left_over(&storage, &store);
+    is_clean(&store);
+}

@@ -1,0 +1,239 @@
+//! Locked snapshots: nothing removes them or what they need before their time, whatever the wall
+//! clock says.
+
+mod rig;
+
+use engine::clock::{Reading, Source};
+use engine::storage::Storage;
+use engine::storage::simulated::Simulated;
+use engine::{Error, Keep, Options, Progress, Store};
+use format::Keyset;
+use jiff::tz::TimeZone;
+use rig::*;
+use std::sync::{Arc, Mutex};
+
+const DAY: i64 = 86_400;
+const START: i64 = 1_800_000_000;
+
+/// Clocks that a test sets.
+struct Set(Mutex<Reading>);
+
+impl Source for Set {
+    fn read(&self) -> Reading {
+        *self.0.lock().unwrap()
+    }
+}
+
+struct Site {
+    storage: Simulated,
+    keys: Keyset,
+    clock: Arc<Set>,
+}
+
+impl Site {
+    fn new() -> Self {
+        let reading = Reading {
+            wall: START,
+            boot: Some([1; 16]),
+            up: 1000,
+        };
+        let site = Self {
+            storage: Simulated::new(),
+            keys: Store::new_keyset().unwrap(),
+            clock: Arc::new(Set(Mutex::new(reading))),
+        };
+        drop(made(&site.storage, &site.keys));
+        site
+    }
+
+    fn set(&self, change: impl FnOnce(&mut Reading)) {
+        change(&mut self.clock.0.lock().unwrap());
+    }
+
+    /// The wall clock and the machine go on.
+    fn pass(&self, days: i64) {
+        self.set(|clock| {
+            clock.wall += days * DAY;
+            clock.up += days * DAY;
+        });
+    }
+
+    fn open(&self) -> Store {
+        let options = Options {
+            clock: self.clock.clone(),
+            ..options()
+        };
+        let store = Store::open(Arc::new(self.storage.clone()), options).unwrap();
+        store.unlock(&self.keys).unwrap();
+        store
+    }
+}
+
+/// Every way there is of removing it leaves it.
+fn stays(store: &Store, id: format::SnapshotId, tree: &Tree) {
+    assert!(matches!(
+        store.forget(&[id]),
+        Err(Error::LockedSnapshot { .. })
+    ));
+    let keep = Keep {
+        last: 1,
+        ..Keep::default()
+    };
+    for (info, verdict) in store.retention(&keep, &TimeZone::UTC).unwrap() {
+        assert_eq!(verdict.contains(&"locked"), info.clear.id == id);
+    }
+    store.collect(&Progress::default()).unwrap();
+    restores(store, id, tree).unwrap();
+}
+
+#[test]
+fn a_lock_holds_whatever_the_wall_clock_jumps_to() {
+    let site = Site::new();
+    let all = tree(0, 50);
+    let store = site.open();
+    let id = back_up(&store, &all).unwrap();
+    back_up(&store, &tree(100, 50)).unwrap();
+    store.lock_snapshot(id, START + 30 * DAY).unwrap();
+    stays(&store, id, &all);
+    drop(store);
+    // ten years on, twenty back, and started anew meanwhile
+    for wall in [START + 3650 * DAY, START - 7300 * DAY, START + 3650 * DAY] {
+        for boot in [1, 2, 3] {
+            site.set(|clock| (clock.wall, clock.boot, clock.up) = (wall, Some([boot; 16]), 2000));
+            stays(&site.open(), id, &all);
+        }
+    }
+    // without a boot to tell, no time passes either
+    site.set(|clock| clock.boot = None);
+    site.pass(100);
+    stays(&site.open(), id, &all);
+
+    site.set(|clock| (clock.wall, clock.boot, clock.up) = (START, Some([9; 16]), 0));
+    stays(&site.open(), id, &all);
+    for _ in 0..29 {
+        site.pass(1);
+        stays(&site.open(), id, &all);
+    }
+    site.pass(2);
+    let store = site.open();
+    assert!(store.locks().unwrap().is_empty());
+    store.forget(&[id]).unwrap();
+    assert!(store.collect(&Progress::default()).unwrap().chunks >= 50);
+    let left = site.storage.names();
+    assert!(
+        !left.iter().any(|name| name.contains(&id.to_string())),
+        "{left:?}"
+    );
+}
+
+#[test]
+fn a_lock_only_moves_later() {
+    let site = Site::new();
+    let store = site.open();
+    let id = back_up(&store, &tree(0, 5)).unwrap();
+    for wrong in [START - DAY, START, START + 40_000 * DAY] {
+        let refused = store.lock_snapshot(id, wrong);
+        assert!(matches!(refused, Err(Error::NotLater { .. })), "{wrong}");
+    }
+    store.lock_snapshot(id, START + 10 * DAY).unwrap();
+    let earlier = store.lock_snapshot(id, START + 9 * DAY);
+    assert!(matches!(earlier, Err(Error::NotLater { .. })));
+    store.lock_snapshot(id, START + 20 * DAY).unwrap();
+    assert_eq!(store.locks().unwrap().get(&id), Some(&(START + 20 * DAY)));
+    assert!(matches!(
+        store.lock_snapshot(format::SnapshotId([7; 16]), START + DAY),
+        Err(Error::NoSnapshot { .. })
+    ));
+}
+
+#[test]
+fn what_a_locked_snapshot_needs_stays_when_its_file_was_removed_behind_our_back() {
+    let site = Site::new();
+    let all = tree(0, 60);
+    let store = site.open();
+    let id = back_up(&store, &all).unwrap();
+    store.lock_snapshot(id, START + 30 * DAY).unwrap();
+    drop(store);
+    let name = format!("snapshots/{id}.snap");
+    let file = site.storage.bytes(&name).unwrap();
+    site.storage.remove(&name).unwrap();
+    for with_an_index_made_anew in [false, true] {
+        let store = site.open();
+        let done = store.collect(&Progress::default()).unwrap();
+        assert_eq!(done.chunks, 0);
+        assert!(
+            done.findings[0].contains("its chunks are kept"),
+            "{:?}",
+            done.findings
+        );
+        if with_an_index_made_anew {
+            // its file comes back, as from another copy
+            store.put_snapshot(file.clone()).unwrap();
+            restores(&store, id, &all).unwrap();
+            let done = store.collect(&Progress::default()).unwrap();
+            assert!(done.findings.is_empty(), "{:?}", done.findings);
+        } else {
+            drop(store);
+            site.storage.remove("index").unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_damaged_lock_holds_until_the_snapshot_is_locked_anew() {
+    let site = Site::new();
+    let all = tree(0, 20);
+    let store = site.open();
+    let id = back_up(&store, &all).unwrap();
+    store.lock_snapshot(id, START + DAY).unwrap();
+    for byte in 0..format::lock::LOCK_LEN {
+        site.storage
+            .tamper(&format!("snapshots/{id}.lock"), |lock| lock[byte] ^= 4);
+        site.pass(100);
+        let refused = store.forget(&[id]);
+        // a newer release's is not understood at all
+        let newer = (8..12).contains(&byte);
+        assert!(
+            if newer {
+                matches!(refused, Err(Error::Format { .. }))
+            } else {
+                matches!(refused, Err(Error::DamagedLock { .. }))
+            },
+            "byte {byte}: {refused:?}"
+        );
+        site.storage
+            .tamper(&format!("snapshots/{id}.lock"), |lock| lock[byte] ^= 4);
+    }
+    site.storage
+        .tamper(&format!("snapshots/{id}.lock"), |lock| lock.truncate(50));
+    let now = site.clock.read().wall;
+    assert!(matches!(
+        store.forget(&[id]),
+        Err(Error::DamagedLock { .. })
+    ));
+    store.lock_snapshot(id, now + DAY).unwrap();
+    site.pass(2);
+    store.forget(&[id]).unwrap();
+}
+
+#[test]
+fn a_clock_that_is_lost_begins_where_the_lock_was_made() {
+    let site = Site::new();
+    let store = site.open();
+    let id = back_up(&store, &tree(0, 5)).unwrap();
+    store.lock_snapshot(id, START + 30 * DAY).unwrap();
+    for damage in [true, false] {
+        site.pass(10);
+        store.locks().unwrap();
+        if damage {
+            site.storage.tamper("clock", |clock| clock[20] ^= 1);
+        } else {
+            site.storage.remove("clock").unwrap();
+        }
+        site.set(|clock| clock.wall += 3650 * DAY);
+        assert!(matches!(
+            store.forget(&[id]),
+            Err(Error::LockedSnapshot { .. })
+        ));
+    }
+}
