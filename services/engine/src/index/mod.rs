@@ -25,7 +25,7 @@ mod run;
 mod tests;
 
 use crate::core::locked;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, io_error};
 use crate::memory::Memory;
 use crate::storage::Storage;
 use catalogue::{Catalogue, Change};
@@ -78,7 +78,9 @@ pub(crate) struct Setting {
 }
 
 struct Opened {
-    catalogue: Catalogue,
+    /// The failure to write, after which nothing is known of what it says; until it is opened again
+    /// the index can only be read.
+    catalogue: Result<Catalogue, Arc<Error>>,
     /// By number.
     packs: BTreeMap<u32, PackId>,
     /// Newest first.
@@ -103,7 +105,7 @@ struct Recent {
 struct Shared {
     setting: Setting,
     near: Near,
-    /// `None` after a failure, until it is opened again.
+    /// `None` until it is opened.
     opened: RwLock<Option<Opened>>,
     /// Held while what is in the catalogue changes.
     writing: Mutex<()>,
@@ -165,10 +167,8 @@ impl Shared {
 
     fn io(&self, error: io::Error) -> Error {
         match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::Full {
-                place: self.setting.storage.place(),
-            },
-            _ => self.damaged(error),
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => self.damaged(error),
+            _ => io_error(&self.setting.storage.place(), "use", "the index")(error),
         }
     }
 
@@ -181,31 +181,29 @@ impl Shared {
 
     fn with<T>(&self, read: impl FnOnce(&Opened) -> Result<T>) -> Result<T> {
         let opened = self.opened.read().unwrap_or_else(PoisonError::into_inner);
-        match &*opened {
-            Some(opened) => read(opened),
-            None => Err(self.damaged("it failed before and was not opened again")),
-        }
+        let opened = opened.as_ref();
+        read(opened.ok_or_else(|| self.damaged("it is not open"))?)
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Opened) -> Result<T>) -> Result<T> {
         let mut opened = self.opened.write().unwrap_or_else(PoisonError::into_inner);
-        match &mut *opened {
-            Some(opened) => change(opened),
-            None => Err(self.damaged("it failed before and was not opened again")),
-        }
+        let opened = opened.as_mut();
+        change(opened.ok_or_else(|| self.damaged("it is not open"))?)
     }
 
-    /// Writes to the catalogue. After a failure nothing is known of what it says, so the index is
-    /// closed.
+    /// Writes to the catalogue.
     fn write(&self, change: &Change<'_>) -> Result<()> {
-        let written = self.with(|opened| {
-            let written = opened.catalogue.write(change);
-            written.map_err(|e| self.failed(e))
-        });
-        if written.is_err() {
-            *self.opened.write().unwrap_or_else(PoisonError::into_inner) = None;
-        }
-        written
+        let written = self.with(|opened| match &opened.catalogue {
+            Ok(catalogue) => Ok(catalogue.write(change).map_err(|e| self.failed(e))),
+            Err(earlier) => Err(Error::Stopped(earlier.clone())),
+        })?;
+        written.or_else(|error| {
+            let error = Arc::new(error);
+            self.change(|opened| {
+                opened.catalogue = Err(error.clone());
+                Err(Error::Stopped(error))
+            })
+        })
     }
 
     fn open(&self) -> Result<Opened> {
@@ -215,15 +213,15 @@ impl Shared {
             memory,
             ..
         } = &self.setting;
-        let file = storage.open(INDEX).map_err(|e| self.damaged(e))?;
+        let file = storage.open(INDEX).map_err(|e| self.io(e))?;
         let (catalogue, contents) = Catalogue::open(file).map_err(|e| self.failed(e))?;
         let name = |number: &u64| run_name(*number);
         let wanted: Vec<String> = contents.runs.iter().map(name).collect();
         // what a merge or a power cut left
-        for file in storage.list(RUNS).map_err(|e| self.damaged(e))? {
+        for file in storage.list(RUNS).map_err(|e| self.io(e))? {
             let file = format!("{RUNS}/{file}");
             if !wanted.contains(&file) {
-                storage.remove(&file).map_err(|e| self.damaged(e))?;
+                storage.remove(&file).map_err(|e| self.io(e))?;
             }
         }
         let mut runs = Vec::new();
@@ -231,10 +229,10 @@ impl Shared {
             let run = storage
                 .open(&run_name(*number))
                 .and_then(|file| Run::open(file, *datastore, memory.clone()));
-            runs.push((*number, Arc::new(run.map_err(|e| self.damaged(e))?)));
+            runs.push((*number, Arc::new(run.map_err(|e| self.io(e))?)));
         }
         Ok(Opened {
-            catalogue,
+            catalogue: Ok(catalogue),
             packs: contents.packs.into_iter().collect(),
             next_run: runs.first().map_or(0, |(newest, _)| newest + 1),
             runs,
@@ -330,10 +328,18 @@ impl Index {
         })
     }
 
-    /// Opens it again if a failure left it closed; says whether it was. Packs that are not in it may
-    /// then be there.
+    /// Whether it can be written to; if not, why.
+    pub(crate) fn writable(&self) -> Result<()> {
+        self.shared.with(|opened| match &opened.catalogue {
+            Ok(_) => Ok(()),
+            Err(earlier) => Err(Error::Stopped(earlier.clone())),
+        })
+    }
+
+    /// Opens it again if a failure left its catalogue closed; says whether it was. Packs that are not
+    /// in it may then be there.
     pub(crate) fn reopen(&self) -> Result<bool> {
-        if self.shared.with(|_| Ok(())).is_ok() {
+        if self.writable().is_ok() {
             return Ok(false);
         }
         // whose files are about to be taken for left over
@@ -412,7 +418,8 @@ impl Index {
         self.shared.with(|opened| Ok(opened.totals))
     }
 
-    /// Adds a pack that is durable.
+    /// Adds a pack that is durable, unless it is in already: one that a failing pipeline brings may
+    /// have been found meanwhile.
     pub(crate) fn add_pack(&self, id: PackId, records: &[Record]) -> Result<()> {
         let shared = &self.shared;
         let writing = locked(&shared.writing);
@@ -424,6 +431,9 @@ impl Index {
             }
         }
         let full = shared.change(|opened| {
+            if opened.packs.values().any(|known| *known == id) {
+                return Ok(false);
+            }
             let number = match opened.packs.last_key_value() {
                 None => 0,
                 Some((last, _)) => last
