@@ -1,5 +1,8 @@
 //! `strongroom store` as it is typed: what it does, says, and exits with.
 
+#[path = "store/broken.rs"]
+mod broken;
+
 use engine::storage::directory::Directory;
 use engine::{Options, Store};
 use filetree::compare::compare;

@@ -127,20 +127,20 @@ impl Store {
         let mut marks = Marks::find(core, &changes.gone, None, progress)?;
         core.index.condemn(marks.dead.iter().map(|(d, _)| *d))?;
         let _pardon = Pardon(self);
-        let mut rescues = core.index.rescues()?;
+        let mut rescues = core.index.rescues();
         core.holds.wait_for_present(progress)?;
         let mut sure = ingest.taken() == taken && !self.changes()?.came;
         loop {
             progress.check()?;
             if !sure {
-                rescues = core.index.rescues()?;
+                rescues = core.index.rescues();
                 ingest.flush()?;
                 changes = self.changes()?;
                 marks = Marks::find(core, &changes.gone, Some(&marks), progress)?;
             }
             let buried = ingest.at_rest(|| {
                 let now = self.changes()?;
-                if core.index.rescues()? != rescues || now.came || now.gone != changes.gone {
+                if core.index.rescues() != rescues || now.came || now.gone != changes.gone {
                     return Ok(false);
                 }
                 let snapshots: Vec<SnapshotId> = now.gone.iter().map(|(id, _)| *id).collect();

@@ -250,10 +250,7 @@ pub(crate) fn frame_name(digest: &Digest) -> String {
 
 /// Wraps a failure to understand a frame; its name is only made when it is needed.
 pub(crate) fn frame_error(digest: Digest) -> impl FnOnce(FormatError) -> Error {
-    move |source| Error::Format {
-        name: frame_name(&digest),
-        source,
-    }
+    move |source| format_error(frame_name(&digest))(source)
 }
 
 /// Opens a frame and tests that it is what this digest names.

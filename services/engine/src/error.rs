@@ -57,6 +57,14 @@ pub enum Error {
         /// Why.
         source: FormatError,
     },
+    /// A later release wrote it.
+    #[error("{name} has format version {found}; a newer Strongroom wrote it, update this one")]
+    Newer {
+        /// Which file or frame.
+        name: String,
+        /// Its version.
+        found: u32,
+    },
     /// The index is unusable.
     #[error(
         "the index of the datastore at {place} cannot be used ({reason}); rebuild it with `strongroom store recover`"
@@ -204,8 +212,14 @@ pub(crate) fn io_error(
 
 /// Wraps a failure to understand bytes with their name.
 pub(crate) fn format_error(name: impl Into<String>) -> impl FnOnce(FormatError) -> Error {
-    move |source| Error::Format {
-        name: name.into(),
-        source,
+    move |source| match source {
+        FormatError::Version { found, .. } => Error::Newer {
+            name: name.into(),
+            found,
+        },
+        source => Error::Format {
+            name: name.into(),
+            source,
+        },
     }
 }

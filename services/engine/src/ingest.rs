@@ -95,6 +95,12 @@ impl Ingest {
         self.shared.broken.load(Ordering::Acquire)
     }
 
+    /// Ends it for all who use it.
+    pub(crate) fn fail(&self, error: Error) {
+        // they are told by their next step
+        let _ = self.shared.guarded(|| Err::<(), _>(error));
+    }
+
     /// Whether this chunk may be referred to by what is put next.
     pub(crate) fn known(&self, digest: &Digest) -> Result<bool> {
         self.shared.known(digest)
@@ -142,18 +148,19 @@ impl Ingest {
     ) -> Result<Digest> {
         self.shared.alive()?;
         let digest = keys.digests.metadata(kind, refs, content);
-        let mut lane = locked(&self.shared.metadata);
-        if self.shared.known(&digest)? {
-            return Ok(digest);
-        }
-        self.shared.require(&digest, refs)?;
-        progress.add_unique(content.len() as u64);
-        let mut raw = Vec::new();
-        let header = seal(keys, packer, kind, digest, refs, content, &mut raw)?;
-        progress.add_stored(raw.len() as u64);
-        self.shared
-            .guarded(|| self.shared.append_metadata(&mut lane, &header, &raw))?;
-        Ok(digest)
+        let shared = &self.shared;
+        shared.in_metadata_lane(|lane| {
+            if shared.known(&digest)? {
+                return Ok(digest);
+            }
+            shared.require(&digest, refs)?;
+            progress.add_unique(content.len() as u64);
+            let mut raw = Vec::new();
+            let header = seal(keys, packer, kind, digest, refs, content, &mut raw)?;
+            progress.add_stored(raw.len() as u64);
+            shared.guarded(|| shared.append_metadata(lane, &header, &raw))?;
+            Ok(digest)
+        })
     }
 
     /// Stores a frame as it came from another copy of this datastore; says whether it was new.
@@ -165,18 +172,19 @@ impl Ingest {
         let refs: Vec<Digest> = frame.refs().collect();
         let shared = &self.shared;
         if frame.header.kind.has_refs() {
-            let mut lane = locked(&shared.metadata);
-            if shared.known(&digest)? {
-                return Ok(false);
-            }
-            shared.require(&digest, &refs)?;
-            shared.guarded(|| shared.append_metadata(&mut lane, &frame.header, raw))?;
-        } else {
-            let Some(number) = shared.claim(&digest)? else {
-                return Ok(false);
-            };
-            shared.guarded(|| shared.append_data(number, &frame.header, raw))?;
+            return shared.in_metadata_lane(|lane| {
+                if shared.known(&digest)? {
+                    return Ok(false);
+                }
+                shared.require(&digest, &refs)?;
+                shared.guarded(|| shared.append_metadata(lane, &frame.header, raw))?;
+                Ok(true)
+            });
         }
+        let Some(number) = shared.claim(&digest)? else {
+            return Ok(false);
+        };
+        shared.guarded(|| shared.append_data(number, &frame.header, raw))?;
         Ok(true)
     }
 
@@ -192,13 +200,15 @@ impl Ingest {
 
     /// Does something while no metadata is on its way and none can come.
     pub(crate) fn at_rest<T>(&self, then: impl FnOnce() -> Result<T>) -> Result<T> {
-        let mut lane = locked(&self.shared.metadata);
-        let pack = lane.take();
-        self.shared.flush_data()?;
-        if let Some(pack) = pack {
-            self.shared.guarded(|| self.shared.seal(pack))?;
-        }
-        then()
+        let shared = &self.shared;
+        shared.in_metadata_lane(|lane| {
+            let pack = lane.take();
+            shared.flush_data()?;
+            if let Some(pack) = pack {
+                shared.guarded(|| shared.seal(pack))?;
+            }
+            then()
+        })
     }
 
     fn start_workers(&self) -> Result<()> {
@@ -309,13 +319,25 @@ impl Shared {
             self.queue.close();
             self.changed.notify_all();
             // what is unfinished goes now, not when the last of this pipeline's users has ended;
-            // who fails while holding the metadata lane has that pack in hand and drops it
+            // that of a metadata lane that is held when it is left
             locked(&self.data).take();
             if let Ok(mut lane) = self.metadata.try_lock() {
                 lane.take();
             }
             Error::Stopped(first)
         })
+    }
+
+    /// Works with the metadata lane, and leaves nothing unfinished there after a failure.
+    fn in_metadata_lane<T>(
+        &self,
+        work: impl FnOnce(&mut Option<OpenPack>) -> Result<T>,
+    ) -> Result<T> {
+        let worked = work(&mut locked(&self.metadata));
+        if self.broken.load(Ordering::Acquire) {
+            locked(&self.metadata).take();
+        }
+        worked
     }
 
     fn work(&self, level: i32) {
@@ -392,6 +414,8 @@ impl Shared {
         header: &Header,
         raw: &[u8],
     ) -> Result<Option<OpenPack>> {
+        // whoever failed has emptied the lane, or waits for it to do so
+        self.alive()?;
         let mut pack = match lane.take() {
             Some(pack) => pack,
             None => OpenPack::begin(&self.core)?,

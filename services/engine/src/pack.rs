@@ -93,6 +93,7 @@ impl OpenPack {
         core.storage
             .rename(&self.name, &pack_name(self.id))
             .map_err(core.io("rename", &self.name))?;
+        // if this fails it stays, for it may have been found there; the next opening enters it
         self.named = true;
         core.storage
             .sync_dir(PACKS)

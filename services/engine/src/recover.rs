@@ -93,6 +93,12 @@ fn add(index: &Index, packs: &[PackId]) -> Result<()> {
         storage, datastore, ..
     } = index.setting();
     let datastore = *datastore;
+    if !packs.is_empty() {
+        // who named them may have been killed before the names were durable
+        storage
+            .sync_dir(PACKS)
+            .map_err(io_error(&storage.place(), "sync", PACKS))?;
+    }
     let mut metadata = Vec::new();
     for id in packs {
         let name = pack_name(*id);

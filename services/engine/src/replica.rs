@@ -102,12 +102,13 @@ impl Store {
             });
         }
         if self.core.snapshot_ids()?.contains(&id) {
-            let same = self.core.snapshot(id)?.bytes() == snapshot.bytes();
-            return if same {
-                Ok(false)
-            } else {
-                Err(Error::Conflict { id })
-            };
+            if self.core.snapshot(id)?.bytes() != snapshot.bytes() {
+                return Err(Error::Conflict { id });
+            }
+            // who brought it may have failed before its name was durable
+            let synced = self.core.storage.sync_dir(SNAPSHOTS);
+            synced.map_err(self.core.io("sync", SNAPSHOTS))?;
+            return Ok(false);
         }
         let _hold = self.hold()?;
         self.flush()?;

@@ -1,6 +1,6 @@
 //! A datastore: making, opening and unlocking one.
 
-use crate::core::{Core, Keys, Options, PACKS, SNAPSHOTS, TEMPORARY, random, write_whole};
+use crate::core::{Core, Keys, Options, PACKS, SNAPSHOTS, TEMPORARY, locked, random, write_whole};
 use crate::error::{Error, Result, format_error, io_error};
 use crate::index::{INDEX, RUNS, Setting, Totals};
 use crate::ingest::Ingest;
@@ -141,6 +141,12 @@ impl Store {
         options: Options,
     ) -> Result<Self> {
         let place = storage.place();
+        // names that a process gave which was killed then may not be durable, and are built upon now
+        for dir in ["", SNAPSHOTS] {
+            storage
+                .sync_dir(dir)
+                .map_err(io_error(&place, "sync", dir_name(dir)))?;
+        }
         storage
             .make_dir(TEMPORARY)
             .map_err(io_error(&place, "make", TEMPORARY))?;
@@ -226,14 +232,32 @@ impl Store {
 
     /// The pipeline all backups share; after a failure the next backup gets a new one.
     pub(crate) fn ingest(&self) -> Result<Arc<Ingest>> {
-        let mut ingest = self.ingest.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(running) = ingest.as_ref().filter(|i| !i.is_broken()) {
-            return Ok(running.clone());
+        let mut ingest = locked(&self.ingest);
+        self.settle(&mut ingest)?;
+        let fresh = || Arc::new(Ingest::new(self.core.clone()));
+        Ok(ingest.get_or_insert_with(fresh).clone())
+    }
+
+    /// Makes the index writable again after a failure.
+    pub(crate) fn reopen_index(&self) -> Result<()> {
+        self.settle(&mut locked(&self.ingest))
+    }
+
+    /// Ends a pipeline that has failed, or whose index has, and opens the index again.
+    fn settle(&self, ingest: &mut Option<Arc<Ingest>>) -> Result<()> {
+        let failed = match (&*ingest, self.core.index.writable()) {
+            (Some(running), Ok(())) => running.is_broken(),
+            (Some(running), Err(error)) => {
+                running.fail(error);
+                true
+            }
+            (None, writable) => writable.is_err(),
+        };
+        if failed {
+            *ingest = None;
+            crate::recover::reopen(&self.core.index)?;
         }
-        crate::recover::reopen(&self.core.index)?;
-        let fresh = Arc::new(Ingest::new(self.core.clone()));
-        *ingest = Some(fresh.clone());
-        Ok(fresh)
+        Ok(())
     }
 
     /// Begins a backup, whose counters are `progress`.
@@ -316,6 +340,10 @@ impl Store {
             totals: self.core.index.totals()?,
         })
     }
+}
+
+fn dir_name(dir: &str) -> &str {
+    if dir.is_empty() { "the directory" } else { dir }
 }
 
 fn lock(storage: &dyn Storage) -> Result<Box<dyn Guard>> {

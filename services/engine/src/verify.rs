@@ -73,7 +73,14 @@ impl Store {
         report.damaged.sort_unstable();
         report.damaged.dedup();
         let affected = self.affected(&mut report)?;
-        self.core.index.mark_broken(&affected)?;
+        if !affected.is_empty() {
+            let index = &self.core.index;
+            // that the index failed before may only show when it is written to
+            index.mark_broken(&affected).or_else(|_| {
+                self.reopen_index()?;
+                index.mark_broken(&affected)
+            })?;
+        }
         report.snapshots.sort_unstable();
         report.findings.sort_unstable();
         Ok(report)

@@ -195,7 +195,7 @@ fn a_damaged_lock_holds_until_the_snapshot_is_locked_anew() {
         let newer = (8..12).contains(&byte);
         assert!(
             if newer {
-                matches!(refused, Err(Error::Format { .. }))
+                matches!(refused, Err(Error::Newer { .. }))
             } else {
                 matches!(refused, Err(Error::DamagedLock { .. }))
             },

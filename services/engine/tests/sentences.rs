@@ -33,6 +33,10 @@ fn each_names_its_object_and_the_next_step() {
             name: name(),
             source: source.clone(),
         },
+        Error::Newer {
+            name: name(),
+            found: 2,
+        },
         Error::Index {
             place: place(),
             reason: reason(),

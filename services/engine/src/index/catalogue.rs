@@ -45,7 +45,7 @@ pub(super) struct Contents {
 #[derive(Default)]
 pub(super) struct Change<'a> {
     pub(super) run: Option<u64>,
-    pub(super) runs_gone: &'a [u64],
+    pub(super) runs_gone: Vec<u64>,
     pub(super) packs: Vec<(u32, Option<Pack>)>,
     pub(super) broken: Vec<(Digest, bool)>,
     pub(super) roots: Vec<(SnapshotId, Option<Digest>)>,
@@ -83,7 +83,7 @@ impl Catalogue {
 
 fn write(transaction: &WriteTransaction, change: &Change<'_>) -> Result<(), redb::Error> {
     let mut runs = transaction.open_table(RUNS)?;
-    for gone in change.runs_gone {
+    for gone in &change.runs_gone {
         runs.remove(gone)?;
     }
     if let Some(run) = change.run {

@@ -7,6 +7,7 @@ use crate::error::Result;
 use format::pack::Record;
 use format::{Digest, PackId, SnapshotId};
 use std::collections::HashMap;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// What is found to be of no use; all of it becomes so at once.
 pub(crate) struct Burial<'a> {
@@ -46,10 +47,7 @@ impl Index {
     pub(crate) fn lean_on(&self, digest: &Digest) -> Result<bool> {
         let found = self.look_up(digest)?;
         if found.is_some_and(|found| found.condemned) {
-            self.shared.change(|opened| {
-                opened.rescues += u64::from(opened.condemned.contains(digest));
-                Ok(())
-            })?;
+            self.shared.rescues.fetch_add(1, Relaxed);
         }
         Ok(found.is_some_and(|found| !found.location.broken))
     }
@@ -78,8 +76,8 @@ impl Index {
     }
 
     /// How often something came to lean on what is condemned, or one of it was stored anew.
-    pub(crate) fn rescues(&self) -> Result<u64> {
-        self.shared.with(|opened| Ok(opened.rescues))
+    pub(crate) fn rescues(&self) -> u64 {
+        self.shared.rescues.load(Relaxed)
     }
 
     /// Snapshots whose references to their roots are counted.
@@ -129,6 +127,10 @@ impl Index {
                 opened.recent.note(*digest, State::Older, -count);
             }
             for (digest, place) in burial.dead {
+                // a data pack may just have brought it anew
+                if !opened.condemned.remove(digest) {
+                    continue;
+                }
                 opened.recent.note(*digest, State::Dead, 0);
                 if opened.broken.remove(digest) {
                     opened.recent.broken.insert(*digest);

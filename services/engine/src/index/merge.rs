@@ -124,18 +124,12 @@ impl Merge {
         let made = self.make(shared, stop);
         let _writing = locked(&shared.writing);
         let made = made.map_err(|e| shared.io(e)).and_then(|run| {
-            let written = shared.with(|opened| {
-                let change = Change {
-                    run: Some(self.number),
-                    runs_gone: &gone,
-                    ..Change::default()
-                };
-                opened
-                    .catalogue
-                    .write(&change)
-                    .map_err(|e| shared.failed(e))
-            });
-            shared.closed_if_failed(written).map(|()| run)
+            shared.write(|_| Change {
+                run: Some(self.number),
+                runs_gone: gone.clone(),
+                ..Change::default()
+            })?;
+            Ok(run)
         });
         shared.change(|opened| {
             opened.merging.retain(|number| !gone.contains(number));

@@ -46,6 +46,7 @@ use row::{Row, State};
 use run::{Builder, Run};
 use std::collections::HashSet;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// Name of the catalogue's file.
@@ -155,10 +156,12 @@ impl Found {
 struct Shared {
     setting: Setting,
     near: Near,
-    /// `None` after a failure, until it is opened again.
+    /// `None` until it is opened.
     opened: RwLock<Option<Opened>>,
     /// Held while what is in the catalogue changes.
     writing: Mutex<()>,
+    /// How often something came to lean on what is condemned, or one of it was stored anew.
+    rescues: AtomicU64,
 }
 
 /// The index of one datastore.
@@ -181,10 +184,8 @@ impl Shared {
 
     fn io(&self, error: io::Error) -> Error {
         match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::Full {
-                place: self.setting.storage.place(),
-            },
-            _ => self.damaged(error),
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => self.damaged(error),
+            _ => io_error(&self.setting.storage.place(), "use", "the index")(error),
         }
     }
 
@@ -197,27 +198,29 @@ impl Shared {
 
     fn with<T>(&self, read: impl FnOnce(&Opened) -> Result<T>) -> Result<T> {
         let opened = self.opened.read().unwrap_or_else(PoisonError::into_inner);
-        match &*opened {
-            Some(opened) => read(opened),
-            None => Err(self.damaged("it failed before and was not opened again")),
-        }
+        let opened = opened.as_ref();
+        read(opened.ok_or_else(|| self.damaged("it is not open"))?)
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Opened) -> Result<T>) -> Result<T> {
         let mut opened = self.opened.write().unwrap_or_else(PoisonError::into_inner);
-        match &mut *opened {
-            Some(opened) => change(opened),
-            None => Err(self.damaged("it failed before and was not opened again")),
-        }
+        let opened = opened.as_mut();
+        change(opened.ok_or_else(|| self.damaged("it is not open"))?)
     }
 
-    /// After a failure to write to the catalogue nothing is known of what it says, so the index is
-    /// closed.
-    fn closed_if_failed(&self, written: Result<()>) -> Result<()> {
-        if written.is_err() {
-            *self.opened.write().unwrap_or_else(PoisonError::into_inner) = None;
-        }
-        written
+    /// Writes to the catalogue.
+    fn write(&self, change: impl FnOnce(&Opened) -> Change<'_>) -> Result<()> {
+        let written = self.with(|opened| match &opened.catalogue {
+            Ok(catalogue) => Ok(catalogue.write(&change(opened)).map_err(|e| self.failed(e))),
+            Err(earlier) => Err(Error::Stopped(earlier.clone())),
+        })?;
+        written.or_else(|error| {
+            let error = Arc::new(error);
+            self.change(|opened| {
+                opened.catalogue = Err(error.clone());
+                Err(Error::Stopped(error))
+            })
+        })
     }
 
     fn open(&self) -> Result<Opened> {
@@ -227,15 +230,15 @@ impl Shared {
             memory,
             ..
         } = &self.setting;
-        let file = storage.open(INDEX).map_err(|e| self.damaged(e))?;
+        let file = storage.open(INDEX).map_err(|e| self.io(e))?;
         let (catalogue, contents) = Catalogue::open(file).map_err(|e| self.failed(e))?;
         let name = |number: &u64| run_name(*number);
         let wanted: Vec<String> = contents.runs.iter().map(name).collect();
         // what a merge or a power cut left
-        for file in storage.list(RUNS).map_err(|e| self.damaged(e))? {
+        for file in storage.list(RUNS).map_err(|e| self.io(e))? {
             let file = format!("{RUNS}/{file}");
             if !wanted.contains(&file) {
-                storage.remove(&file).map_err(|e| self.damaged(e))?;
+                storage.remove(&file).map_err(|e| self.io(e))?;
             }
         }
         let mut runs = Vec::new();
@@ -243,7 +246,7 @@ impl Shared {
             let run = storage
                 .open(&run_name(*number))
                 .and_then(|file| Run::open(file, *datastore, memory.clone()));
-            runs.push((*number, Arc::new(run.map_err(|e| self.damaged(e))?)));
+            runs.push((*number, Arc::new(run.map_err(|e| self.io(e))?)));
         }
         Ok(Opened::new(catalogue, contents, runs))
     }
@@ -317,32 +320,23 @@ impl Shared {
                 Some((number, made.map_err(|e| self.io(e))?))
             }
         };
-        let written = self.with(|opened| {
+        self.write(|opened| {
             let recent = &opened.recent;
-            let change = Change {
+            let packs = recent.packs.iter();
+            let roots = recent.roots.iter();
+            let broken = recent.broken.iter();
+            Change {
                 run: run.as_ref().map(|(number, _)| *number),
-                packs: recent
-                    .packs
-                    .iter()
-                    .map(|n| (*n, opened.packs.get(n).copied()))
-                    .collect(),
-                roots: recent
-                    .roots
-                    .iter()
+                packs: packs.map(|n| (*n, opened.packs.get(n).copied())).collect(),
+                roots: roots
                     .map(|id| (*id, opened.roots.get(id).copied()))
                     .collect(),
-                broken: recent
-                    .broken
-                    .iter()
-                    .map(|d| (*d, opened.broken.contains(d)))
-                    .collect(),
+                broken: broken.map(|d| (*d, opened.broken.contains(d))).collect(),
                 candidates: recent.candidates.then_some(&opened.candidates),
                 sums: Some((opened.totals, opened.next_pack)),
                 ..Change::default()
-            };
-            opened.catalogue.write(&change).map_err(|e| self.failed(e))
-        });
-        self.closed_if_failed(written)?;
+            }
+        })?;
         self.change(|opened| {
             opened.runs.splice(0..0, run);
             opened.recent = opened::Recent::default();
@@ -359,6 +353,7 @@ impl Index {
             setting,
             opened: RwLock::new(None),
             writing: Mutex::default(),
+            rescues: AtomicU64::new(0),
         });
         *shared
             .opened
@@ -370,10 +365,18 @@ impl Index {
         })
     }
 
-    /// Opens it again if a failure left it closed; says whether it was. Packs that are not in it may
-    /// then be there.
+    /// Whether it can be written to; if not, why.
+    pub(crate) fn writable(&self) -> Result<()> {
+        self.shared.with(|opened| match &opened.catalogue {
+            Ok(_) => Ok(()),
+            Err(earlier) => Err(Error::Stopped(earlier.clone())),
+        })
+    }
+
+    /// Opens it again if a failure left its catalogue closed; says whether it was. Packs that are not
+    /// in it may then be there.
     pub(crate) fn reopen(&self) -> Result<bool> {
-        if self.shared.with(|_| Ok(())).is_ok() {
+        if self.writable().is_ok() {
             return Ok(false);
         }
         // whose files are about to be taken for left over
@@ -384,6 +387,8 @@ impl Index {
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         *opened = Some(self.shared.open()?);
+        // nothing is condemned any more
+        self.shared.rescues.fetch_add(1, Relaxed);
         Ok(true)
     }
 
@@ -475,7 +480,8 @@ impl Index {
         self.shared.with(|opened| Ok(opened.totals))
     }
 
-    /// Adds a pack that is durable.
+    /// Adds a pack that is durable, unless it is in already: one that a failing pipeline brings may
+    /// have been found meanwhile.
     pub(crate) fn add_pack(&self, id: PackId, records: &[Record]) -> Result<()> {
         let shared = &self.shared;
         let writing = locked(&shared.writing);
@@ -496,6 +502,10 @@ impl Index {
             new.push((record, found.map(|found| found.place)));
         }
         let full = shared.change(|opened| {
+            // one that a failing pipeline brings may have been found meanwhile
+            if opened.packs.values().any(|known| known.id == id) {
+                return Ok(false);
+            }
             let number = opened
                 .take_number()
                 .ok_or_else(|| shared.damaged(NO_NUMBER))?;
@@ -518,7 +528,9 @@ impl Index {
                     if opened.broken.remove(&record.digest) {
                         opened.recent.broken.insert(record.digest);
                     }
-                    opened.rescues += u64::from(opened.condemned.remove(&record.digest));
+                    if opened.condemned.remove(&record.digest) {
+                        shared.rescues.fetch_add(1, Relaxed);
+                    }
                 }
             }
             for digest in referred {

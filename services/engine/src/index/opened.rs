@@ -5,13 +5,16 @@ use super::near::Near;
 use super::row::{Row, State};
 use super::run::Run;
 use super::{Location, Pack, Place, Totals};
+use crate::error::Error;
 use format::{Digest, SnapshotId};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
 pub(super) struct Opened {
-    pub(super) catalogue: Catalogue,
+    /// The failure to write, after which nothing is known of what it says; until it is opened again
+    /// the index can only be read.
+    pub(super) catalogue: Result<Catalogue, Arc<Error>>,
     /// By number.
     pub(super) packs: BTreeMap<u32, Pack>,
     pub(super) next_pack: u32,
@@ -29,8 +32,6 @@ pub(super) struct Opened {
     pub(super) recent: Recent,
     /// About to be buried: nothing new is to lean on these.
     pub(super) condemned: HashSet<Digest>,
-    /// How often something came to lean on one of them all the same, or one was stored anew.
-    pub(super) rescues: u64,
 }
 
 /// What no run has yet, and what the catalogue does not say yet.
@@ -75,7 +76,7 @@ impl Opened {
         runs: Vec<(u64, Arc<Run>)>,
     ) -> Self {
         Self {
-            catalogue,
+            catalogue: Ok(catalogue),
             packs: contents.packs.into_iter().collect(),
             next_pack: contents.next_pack,
             next_run: runs.first().map_or(0, |(newest, _)| newest + 1),
@@ -87,7 +88,6 @@ impl Opened {
             totals: contents.totals,
             recent: Recent::default(),
             condemned: HashSet::new(),
-            rescues: 0,
         }
     }
 

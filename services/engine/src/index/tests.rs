@@ -127,6 +127,7 @@ proptest! {
                         let count = model.references.remove(&chunk).unwrap_or_default();
                         released.push((digest(chunk), count as u32));
                     }
+                    index.condemn(dead.iter().map(|(digest, _)| *digest)).unwrap();
                     index
                         .bury(Burial {
                             dead: &dead,

@@ -3,7 +3,8 @@
 //! What it may leave behind after a power cut is as much as POSIX allows: of writes that were not
 //! synced each may be there, absent, or there in part; names made, changed or removed since the
 //! directory's last sync may each be durable or not; a rename between directories may survive in
-//! both, in one, or in neither.
+//! both, in one, or in neither. A file's sync that fails loses what it was to bring to the disk, as
+//! Linux does: the file still reads as it was written, and a later sync makes up for nothing.
 
 use super::{File, Guard, Storage};
 use std::collections::BTreeMap;
@@ -44,6 +45,7 @@ struct State {
     unsynced: Vec<Naming>,
     next: Inode,
     calls: u64,
+    reads: u64,
     fault: Option<Fault>,
     capacity: Option<u64>,
     locked: bool,
@@ -56,6 +58,13 @@ pub enum Fault {
     PowerCut(u64),
     /// This one call fails with an I/O error.
     Error(u64),
+    /// This one call fails with an I/O error; a write puts half of its bytes down before.
+    Short(u64),
+    /// The disk is full at this call, which fails; a write puts half of its bytes down before. From
+    /// then on everything fails that takes more room.
+    Full(u64),
+    /// This one reading call ([`Simulated::reads`]) fails with an I/O error.
+    Read(u64),
 }
 
 /// The file system; clones share it.
@@ -77,6 +86,11 @@ impl Simulated {
     /// Calls that change or sync something, so far.
     pub fn calls(&self) -> u64 {
         self.state().calls
+    }
+
+    /// Calls that read, look for or list something, so far.
+    pub fn reads(&self) -> u64 {
+        self.state().reads
     }
 
     /// Sets what goes wrong; `None` for nothing.
@@ -137,13 +151,11 @@ impl Simulated {
         }
         for content in state.files.values_mut() {
             for change in std::mem::take(&mut content.unsynced) {
-                match change {
-                    Change::Length(length) if dice.yes() => {
-                        content.durable.resize(length as usize, 0)
-                    }
+                match &change {
+                    Change::Length(_) if dice.yes() => change.apply(&mut content.durable),
                     Change::Length(_) => {}
                     Change::Write(offset, bytes) => {
-                        dice.tear(&mut content.durable, offset as usize, &bytes);
+                        dice.tear(&mut content.durable, *offset as usize, bytes);
                     }
                 }
             }
@@ -152,7 +164,8 @@ impl Simulated {
         state.live.clone_from(&state.durable);
         let named: Vec<Inode> = state.live.values().copied().collect();
         state.files.retain(|inode, _| named.contains(inode));
-        (state.calls, state.fault, state.locked) = (0, None, false);
+        (state.calls, state.reads) = (0, 0);
+        (state.fault, state.locked) = (None, false);
         Self {
             state: Arc::new(Mutex::new(state)),
         }
@@ -200,11 +213,24 @@ fn put(file: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
     file[offset..offset + bytes.len()].copy_from_slice(bytes);
 }
 
+impl Change {
+    fn apply(&self, file: &mut Vec<u8>) {
+        match self {
+            Change::Write(offset, bytes) => put(file, *offset as usize, bytes),
+            Change::Length(length) => file.resize(*length as usize, 0),
+        }
+    }
+}
+
 fn apply(names: &mut BTreeMap<String, Inode>, naming: &Naming) {
     match naming.inode {
         Some(inode) => names.insert(naming.name.clone(), inode),
         None => names.remove(&naming.name),
     };
+}
+
+fn failed() -> io::Error {
+    io::Error::other("the disk failed")
 }
 
 fn dir_of(name: &str) -> &str {
@@ -218,8 +244,19 @@ impl State {
         self.calls += 1;
         match self.fault {
             Some(Fault::PowerCut(at)) if call >= at => Err(io::Error::other("the power is off")),
-            Some(Fault::Error(at)) if call == at => Err(io::Error::other("the disk failed")),
+            Some(Fault::Error(at) | Fault::Short(at)) if call == at => Err(failed()),
+            Some(Fault::Full(at)) if call == at => Err(io::ErrorKind::StorageFull.into()),
             _ => Ok(()),
+        }
+    }
+
+    /// Counts a reading call and lets it fail if it is to.
+    fn look(&mut self) -> io::Result<()> {
+        let read = self.reads;
+        self.reads += 1;
+        match self.fault {
+            Some(Fault::Read(at)) if read == at => Err(failed()),
+            _ => self.alive(),
         }
     }
 
@@ -228,6 +265,13 @@ impl State {
             Some(Fault::PowerCut(at)) if self.calls > at => {
                 Err(io::Error::other("the power is off"))
             }
+            _ => Ok(()),
+        }
+    }
+
+    fn room(&self) -> io::Result<()> {
+        match self.fault {
+            Some(Fault::Full(at)) if self.calls > at => Err(io::ErrorKind::StorageFull.into()),
             _ => Ok(()),
         }
     }
@@ -243,6 +287,10 @@ impl State {
     }
 
     fn grow(&self, inode: Inode, length: u64) -> io::Result<()> {
+        let now = self.files[&inode].live.len() as u64;
+        if length > now {
+            self.room()?;
+        }
         let Some(capacity) = self.capacity else {
             return Ok(());
         };
@@ -251,7 +299,6 @@ impl State {
             .values()
             .map(|i| self.files[i].live.len() as u64)
             .sum();
-        let now = self.files[&inode].live.len() as u64;
         if used + length.saturating_sub(now) > capacity {
             Err(io::ErrorKind::StorageFull.into())
         } else {
@@ -268,6 +315,7 @@ impl Storage for Simulated {
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
         let mut state = self.state();
         state.step()?;
+        state.room()?;
         if state.live.contains_key(name) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
@@ -282,8 +330,8 @@ impl Storage for Simulated {
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        let state = self.state();
-        state.alive()?;
+        let mut state = self.state();
+        state.look()?;
         let inode = *state.live.get(name).ok_or(io::ErrorKind::NotFound)?;
         Ok(Arc::new(Open {
             disk: self.clone(),
@@ -311,8 +359,8 @@ impl Storage for Simulated {
     }
 
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {
-        let state = self.state();
-        state.alive()?;
+        let mut state = self.state();
+        state.look()?;
         let mut names: Vec<String> = state
             .live
             .keys()
@@ -371,27 +419,30 @@ struct Open {
 }
 
 impl Open {
-    fn change(&self, length: u64, change: Change) -> io::Result<()> {
+    fn change(&self, length: u64, mut change: Change) -> io::Result<()> {
         let mut state = self.disk.state();
-        state.step()?;
-        state.grow(self.inode, length)?;
+        let in_part =
+            matches!(state.fault, Some(Fault::Short(at) | Fault::Full(at)) if at == state.calls);
+        let allowed = state.step();
+        match (&allowed, &mut change) {
+            (Err(_), Change::Write(_, bytes)) if in_part => bytes.truncate(bytes.len() / 2),
+            (Err(_), _) => return allowed,
+            (Ok(()), _) => state.grow(self.inode, length)?,
+        }
         let content = state
             .files
             .get_mut(&self.inode)
             .ok_or(io::ErrorKind::NotFound)?;
-        match &change {
-            Change::Write(offset, bytes) => put(&mut content.live, *offset as usize, bytes),
-            Change::Length(length) => content.live.resize(*length as usize, 0),
-        }
+        change.apply(&mut content.live);
         content.unsynced.push(change);
-        Ok(())
+        allowed
     }
 }
 
 impl File for Open {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let state = self.disk.state();
-        state.alive()?;
+        let mut state = self.disk.state();
+        state.look()?;
         let live = &state.files[&self.inode].live;
         let rest = live.get(offset as usize..).unwrap_or_default();
         let count = rest.len().min(buffer.len());
@@ -407,8 +458,8 @@ impl File for Open {
     }
 
     fn len(&self) -> io::Result<u64> {
-        let state = self.disk.state();
-        state.alive()?;
+        let mut state = self.disk.state();
+        state.look()?;
         Ok(state.files[&self.inode].live.len() as u64)
     }
 
@@ -418,13 +469,18 @@ impl File for Open {
 
     fn sync(&self) -> io::Result<()> {
         let mut state = self.disk.state();
-        state.step()?;
+        let synced = state.step();
+        // without power nothing was tried, and the disk may have any of it
+        state.alive()?;
         let content = state
             .files
             .get_mut(&self.inode)
             .ok_or(io::ErrorKind::NotFound)?;
-        content.durable = content.live.clone();
-        content.unsynced.clear();
-        Ok(())
+        for change in std::mem::take(&mut content.unsynced) {
+            if synced.is_ok() {
+                change.apply(&mut content.durable);
+            }
+        }
+        synced
     }
 }

@@ -1,0 +1,7 @@
+//! What breaks, disks, the power, the process, and what does not belong in a datastore: everything
+//! that was finished before stays whole.
+
+mod faults;
+mod power_cuts;
+mod refusals;
+mod trees;
