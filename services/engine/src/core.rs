@@ -34,6 +34,8 @@ pub struct Options {
     pub index_batch: usize,
     /// What the locks of snapshots go by.
     pub clock: Arc<dyn clock::Source>,
+    /// Most bytes that packs may take together; any number where there is none.
+    pub quota: Option<u64>,
     /// Length at which a pack is closed, bytes; at most 512 MiB.
     pub pack_size: u32,
 }
@@ -46,6 +48,7 @@ impl Default for Options {
             memory: Memory::new(128 << 20),
             index_batch: 16 << 10,
             clock: Arc::new(clock::System),
+            quota: None,
             pack_size: 64 << 20,
         }
     }
@@ -140,6 +143,21 @@ impl Core {
     ) -> impl FnOnce(std::io::Error) -> Error + use<> {
         let (place, name) = (self.storage.place(), name.to_owned());
         move |source| io_error(&place, action, &name)(source)
+    }
+
+    /// Refuses where another pack would be more than the datastore may take.
+    pub(crate) fn check_quota(&self) -> Result<()> {
+        let Some(quota) = self.options.quota else {
+            return Ok(());
+        };
+        let next = u64::from(self.options.pack_size);
+        match self.index.taken()?.saturating_add(next) {
+            taken if taken > quota => Err(Error::Quota {
+                datastore: self.datastore,
+                quota,
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// What is found from now on stays while the answer is held.

@@ -37,6 +37,17 @@ pub enum Error {
         /// Where the datastore is.
         place: String,
     },
+    /// The datastore may take no more.
+    #[error(
+        "datastore {datastore} has no room left in its quota of {} MiB; its snapshots are whole: forget some and collect, or raise the quota, then run this again",
+        quota >> 20
+    )]
+    Quota {
+        /// Which one.
+        datastore: DatastoreId,
+        /// Bytes.
+        quota: u64,
+    },
     /// The file system failed.
     #[error("cannot {action} {name} of the datastore at {place}; look at the disk's health")]
     Io {

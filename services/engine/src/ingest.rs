@@ -418,7 +418,10 @@ impl Shared {
         self.alive()?;
         let mut pack = match lane.take() {
             Some(pack) => pack,
-            None => OpenPack::begin(&self.core)?,
+            None => {
+                self.core.check_quota()?;
+                OpenPack::begin(&self.core)?
+            }
         };
         pack.append(header, raw)?;
         if pack.is_full() {

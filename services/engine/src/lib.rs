@@ -7,13 +7,16 @@
 //!
 //! What may go on at the same time, from any threads of the one process that holds the datastore:
 //!
-//! | | backup | restore, list | verify | taking frames |
-//! |---|---|---|---|---|
-//! | backup | one pipeline shared; a digest is claimed once | reads what is durable and indexed | reads packs that have their final name only | as backup |
-//! | restore, list | | no state shared but open files | | |
-//! | verify | | | both only mark broken chunks | |
+//! | | backup, taking frames | restore, list | verify | forget | collect |
+//! |---|---|---|---|---|---|
+//! | backup, taking frames | one pipeline shared; a digest is claimed once | reads what is durable and indexed | reads packs that have their final name only | a snapshot that is being made is no file yet | holds: what a backup found stays until it ends; what is condemned it stores anew |
+//! | restore, list | | no state shared but open files | both only read | one that was begun is held; a later one finds no snapshot | held likewise; a frame that was moved is looked up again |
+//! | verify | | | both only mark broken chunks | what is forgotten meanwhile is passed over | held likewise; a pack that is gone is passed over |
+//! | forget | | | | the second finds no snapshot | counted by the next look at the directory, before anything is buried |
+//! | collect | | | | | one waits for the other |
 //!
-//! Another process is kept out by the storage's lock.
+//! Locks only keep snapshots from being forgotten, and are looked at under a lock of their own. Another
+//! process is kept out by the storage's lock.
 
 pub mod clock;
 mod collect;

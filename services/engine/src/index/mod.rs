@@ -475,6 +475,14 @@ impl Index {
         Ok(found)
     }
 
+    /// Bytes that packs take together.
+    pub(crate) fn taken(&self) -> Result<u64> {
+        self.shared.with(|opened| {
+            let bytes = opened.packs.values().map(|pack| u64::from(pack.bytes));
+            Ok(bytes.sum())
+        })
+    }
+
     /// Sums over all chunks.
     pub(crate) fn totals(&self) -> Result<Totals> {
         self.shared.with(|opened| Ok(opened.totals))

@@ -1,0 +1,130 @@
+//! Many datastores in one process, as a centre has them: one memory for all, and no way from one to
+//! another.
+
+mod rig;
+
+use engine::storage::directory::Directory;
+use engine::storage::simulated::Simulated;
+use engine::{Error, Memory, Options, Progress, Store};
+use format::superblock::Profile;
+use rig::*;
+use std::sync::Arc;
+
+/// Bytes of this process that are in memory.
+fn resident() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages = statm.split(' ').nth(1).unwrap();
+    pages.parse::<u64>().unwrap() * 4096
+}
+
+#[test]
+fn five_hundred_idle_datastores_take_little_memory_together() {
+    let temp = tempfile::tempdir().unwrap();
+    let options = Options {
+        memory: Memory::new(64 << 20),
+        ..options()
+    };
+    let before = resident();
+    let stores: Vec<(Store, format::SnapshotId)> = (0..500)
+        .map(|number| {
+            let directory = Directory::create(&temp.path().join(number.to_string())).unwrap();
+            let keys = Store::new_keyset().unwrap();
+            let superblock = Store::superblock_for(&keys, Profile::Centre);
+            let store = Store::init(Arc::new(directory), superblock, options.clone()).unwrap();
+            store.unlock(&keys).unwrap();
+            let id = back_up(&store, &tree(number, 60)).unwrap();
+            (store, id)
+        })
+        .collect();
+    // each was used, and is looked into once more
+    for (number, (store, id)) in stores.iter().enumerate() {
+        restores(store, *id, &tree(number as u64, 60)).unwrap();
+    }
+    let taken = (resident() - before) >> 20;
+    println!("{taken} MiB");
+    assert!(taken < 512, "{taken} MiB");
+}
+
+#[test]
+fn a_datastore_is_as_if_no_other_were_there() {
+    let memory = Memory::new(1 << 20);
+    let store = || {
+        let options = Options {
+            memory: memory.clone(),
+            ..options()
+        };
+        let keys = Store::new_keyset().unwrap();
+        let superblock = Store::superblock_for(&keys, Profile::Site);
+        let store = Store::init(Arc::new(Simulated::new()), superblock, options).unwrap();
+        store.unlock(&keys).unwrap();
+        store
+    };
+    let (first, second) = (store(), store());
+    let all = tree(0, 200);
+    let one = back_up(&first, &all).unwrap();
+    let alone = first.stats().unwrap();
+    // the same content has another name there, and counts as new in full
+    let chunk = noise(7);
+    let digests = [&first, &second].map(|store| store.digest_of(&chunk).unwrap());
+    assert_ne!(digests[0], digests[1]);
+    assert_eq!(second.has(&digests).unwrap(), [false, false]);
+    let two = back_up(&second, &all).unwrap();
+    let stats = second.stats().unwrap();
+    assert_eq!(
+        (stats.totals.unique, stats.totals.chunks),
+        (alone.totals.unique, alone.totals.chunks)
+    );
+    assert_eq!(first.stats().unwrap(), alone);
+    let counts = |store: &Store, id| store.snapshot(id).unwrap().clear.unique;
+    assert_eq!(counts(&first, one), counts(&second, two));
+
+    // what is of one is not found in the other, and not taken there
+    assert_eq!(second.has(&digests[..1]).unwrap(), [false]);
+    assert!(matches!(
+        second.read_frame(&digests[0]),
+        Err(Error::NoChunk { .. })
+    ));
+    let frame = first.read_frame(&digests[0]).unwrap();
+    assert!(matches!(
+        second.put_frame(&frame),
+        Err(Error::Format { .. })
+    ));
+    let snapshot = first.snapshot_bytes(one).unwrap();
+    assert!(matches!(
+        second.put_snapshot(snapshot),
+        Err(Error::Foreign { .. })
+    ));
+    assert!(matches!(
+        second.entries(one, b""),
+        Err(Error::NoSnapshot { .. })
+    ));
+
+    // and what one gives up stays in the other
+    first.forget(&[one]).unwrap();
+    first.collect(&Progress::default()).unwrap();
+    restores(&second, two, &all).unwrap();
+}
+
+#[test]
+fn a_quota_stops_a_backup_in_a_sentence_until_there_is_room_again() {
+    let storage = Simulated::new();
+    let keys = Store::new_keyset().unwrap();
+    drop(made(&storage, &keys));
+    let options = Options {
+        quota: Some(400 << 10),
+        ..options()
+    };
+    let store = Store::open(Arc::new(storage.clone()), options).unwrap();
+    store.unlock(&keys).unwrap();
+    let (small, large) = (tree(0, 100), tree(1000, 300));
+    let id = back_up(&store, &small).unwrap();
+    let refused = back_up(&store, &large).unwrap_err();
+    assert!(refused.to_string().contains("quota"), "{refused}");
+    restores(&store, id, &small).unwrap();
+    is_clean(&store);
+    assert!(pack_bytes(&storage) <= 500 << 10);
+    // what the failed one left is garbage
+    store.collect(&Progress::default()).unwrap();
+    let other = back_up(&store, &tree(2000, 60)).unwrap();
+    restores(&store, other, &tree(2000, 60)).unwrap();
+}
