@@ -2,8 +2,9 @@
 //!
 //! A [`Store`] is one open datastore. Backups go in by a [`SnapshotWriter`], come back by
 //! [`Entries`] and [`Pieces`]; frames travel between copies of a datastore without a key by
-//! [`Store::has`], [`Store::put_frame`] and [`Store::put_snapshot`]. docs/format.md has every byte,
-//! the module `ingest` says what keeps the whole consistent after a power cut.
+//! [`Store::has`], [`Store::put_frame`] and [`Store::put_snapshot`], and all at once by
+//! [`Store::copy_to`]. docs/format.md has every byte, the module `ingest` says what keeps the whole
+//! consistent after a power cut.
 //!
 //! What may go on at the same time, from any threads of the one process that holds the datastore:
 //!
@@ -17,6 +18,7 @@
 
 mod compress;
 mod contained;
+mod copy;
 mod core;
 mod error;
 mod index;
@@ -36,6 +38,7 @@ mod writer;
 
 pub use crate::contained::Contained;
 pub use crate::core::Options;
+pub use copy::Copied;
 pub use error::{Error, Result};
 pub use index::Totals;
 pub use memory::Memory;

@@ -5,7 +5,7 @@ use crate::Store;
 use crate::core::SNAPSHOTS;
 use crate::error::{Error, Result, format_error};
 use crate::read::snapshot_name;
-use format::frame::{Frame, Kind};
+use format::frame::Kind;
 use format::snapshot::Snapshot;
 use format::{Digest, SnapshotId};
 
@@ -31,13 +31,7 @@ impl Store {
     /// # Errors
     /// [`Error::NoChunk`], or the frame is damaged.
     pub fn read_frame(&self, digest: &Digest) -> Result<Vec<u8>> {
-        let raw = self.core.read_frame(digest)?;
-        let frame =
-            Frame::parse(&raw, self.core.datastore).map_err(crate::core::frame_error(*digest))?;
-        if frame.header.digest != *digest {
-            return Err(Error::Content { digest: *digest });
-        }
-        Ok(raw)
+        self.core.read_sound(digest, &self.core.locate(digest)?)
     }
 
     /// Stores a frame of another copy of this datastore; all it refers to must be here. Answers

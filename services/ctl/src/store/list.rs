@@ -1,10 +1,9 @@
 //! `strongroom store snapshots`, `verify`, `stats` and `recover`.
 
 use super::meter::Meter;
-use super::{Outcome, answer, open, open_with_key, outcome, path_json, ratio, show, tell};
-use anyhow::{Context, Result};
+use super::{Outcome, answer, at, open, open_with_key, outcome, path_json, ratio, show, tell};
+use anyhow::Result;
 use clap::Args;
-use engine::storage::directory::Directory;
 use engine::{Options, Progress, SnapshotInfo, Store};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -164,9 +163,7 @@ pub(super) fn stats(dir: &Path, json: bool) -> Result<Outcome> {
 }
 
 pub(super) fn recover(dir: &Path, json: bool) -> Result<Outcome> {
-    let directory = Directory::open(dir)
-        .with_context(|| format!("{} cannot be opened as a datastore", dir.display()))?;
-    let store = Store::recover(Arc::new(directory), Options::default())?;
+    let store = Store::recover(at(dir)?, Options::default())?;
     let totals = store.stats()?.totals;
     answer(
         json,

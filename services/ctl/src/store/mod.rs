@@ -1,6 +1,7 @@
 //! `strongroom store`: a datastore in a plain directory, for rescue, tests and benchmarks.
 
 mod backup;
+mod copy;
 mod keyfile;
 mod list;
 pub(crate) mod meter;
@@ -40,6 +41,8 @@ pub(crate) enum Command {
     Restore(restore::Restore),
     /// Read every byte and find what is damaged; with the key, also what opens to something else
     Verify(list::Verify),
+    /// Copy the snapshots that another copy of the datastore lacks; needs no key
+    Copy(copy::Copy),
     /// Sums over all snapshots and chunks
     Stats {
         /// The datastore's directory
@@ -92,6 +95,7 @@ pub(crate) fn run(command: Command, json: bool) -> Result<Outcome> {
         Command::Snapshots(snapshots) => snapshots.run(json),
         Command::Restore(restore) => restore.run(json),
         Command::Verify(verify) => verify.run(json),
+        Command::Copy(copy) => copy.run(json),
         Command::Stats { dir } => list::stats(&dir, json),
         Command::Recover { dir } => list::recover(&dir, json),
     }
@@ -144,10 +148,15 @@ fn init(dir: &Path, key_file: &Path, profile: End, json: bool) -> Result<Outcome
     Ok(Outcome::Done)
 }
 
-fn open(dir: &Path) -> Result<Store> {
+/// A datastore's directory that exists.
+fn at(dir: &Path) -> Result<Arc<Directory>> {
     let directory = Directory::open(dir)
         .with_context(|| format!("{} cannot be opened as a datastore", dir.display()))?;
-    Ok(Store::open(Arc::new(directory), Options::default())?)
+    Ok(Arc::new(directory))
+}
+
+fn open(dir: &Path) -> Result<Store> {
+    Ok(Store::open(at(dir)?, Options::default())?)
 }
 
 fn open_with_key(dir: &Path, key_file: Option<&Path>) -> Result<Store> {
