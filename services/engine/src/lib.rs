@@ -40,7 +40,7 @@ pub use crate::contained::Contained;
 pub use crate::core::Options;
 pub use copy::Copied;
 pub use error::{Error, Result};
-pub use index::Totals;
+pub use index::{IndexSize, Totals};
 pub use memory::Memory;
 pub use progress::{Counts, Progress};
 pub use read::{Entries, Piece, Pieces, SnapshotInfo};

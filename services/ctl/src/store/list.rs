@@ -1,7 +1,7 @@
-//! `strongroom store snapshots`, `verify`, `stats` and `recover`.
+//! `strongroom store snapshots`, `verify` and `recover`.
 
 use super::meter::Meter;
-use super::{Outcome, answer, at, open, open_with_key, outcome, path_json, ratio, show, tell};
+use super::{Outcome, answer, at, open_with_key, outcome, path_json, show, tell};
 use anyhow::Result;
 use clap::Args;
 use engine::{Options, Progress, SnapshotInfo, Store};
@@ -130,36 +130,6 @@ impl Verify {
         )?;
         Ok(outcome(report.findings.len() as u64))
     }
-}
-
-pub(super) fn stats(dir: &Path, json: bool) -> Result<Outcome> {
-    let store = open(dir)?;
-    let stats = store.stats()?;
-    let totals = stats.totals;
-    answer(
-        json,
-        json!({
-            "datastore": store.datastore().to_string(), "snapshots": stats.snapshots,
-            "logical": stats.logical, "chunks": totals.chunks,
-            "unique": totals.unique, "stored": totals.stored,
-        }),
-        || {
-            println!("Datastore {}", store.datastore());
-            println!("Snapshots  {}", stats.snapshots);
-            println!("Logical    {}", show::size(stats.logical));
-            println!(
-                "Unique     {} in {} chunks",
-                show::size(totals.unique),
-                totals.chunks
-            );
-            println!(
-                "Stored     {} ({})",
-                show::size(totals.stored),
-                ratio(stats.logical, totals.stored)
-            );
-        },
-    )?;
-    Ok(Outcome::Done)
 }
 
 pub(super) fn recover(dir: &Path, json: bool) -> Result<Outcome> {

@@ -7,6 +7,7 @@ mod list;
 pub(crate) mod meter;
 mod reread;
 mod restore;
+mod stats;
 
 use crate::appliance::show;
 use anyhow::{Context, Result, bail};
@@ -43,11 +44,8 @@ pub(crate) enum Command {
     Verify(list::Verify),
     /// Copy the snapshots that another copy of the datastore lacks; needs no key
     Copy(copy::Copy),
-    /// Sums over all snapshots and chunks
-    Stats {
-        /// The datastore's directory
-        dir: PathBuf,
-    },
+    /// Sums over all snapshots and chunks, and for each group
+    Stats(stats::Stats),
     /// Make the index anew from the packs; needs no key
     Recover {
         /// The datastore's directory
@@ -96,7 +94,7 @@ pub(crate) fn run(command: Command, json: bool) -> Result<Outcome> {
         Command::Restore(restore) => restore.run(json),
         Command::Verify(verify) => verify.run(json),
         Command::Copy(copy) => copy.run(json),
-        Command::Stats { dir } => list::stats(&dir, json),
+        Command::Stats(stats) => stats.run(json),
         Command::Recover { dir } => list::recover(&dir, json),
     }
 }

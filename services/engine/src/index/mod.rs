@@ -67,6 +67,15 @@ pub struct Totals {
     pub stored: u64,
 }
 
+/// What an index takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IndexSize {
+    /// Bytes of memory, with the pages of all indexes that share [`crate::Options::memory`].
+    pub memory: u64,
+    /// Bytes of its files.
+    pub disk: u64,
+}
+
 /// What index and storage are of, and how much is kept in memory.
 #[derive(Clone)]
 pub(crate) struct Setting {
@@ -129,6 +138,13 @@ impl Opened {
             kind: row.kind,
             broken: self.broken.get(&row.digest) == Some(&true),
         })
+    }
+
+    /// About how many bytes it is, the shared pages left out.
+    fn memory(&self) -> usize {
+        self.recent.rows.capacity() * (size_of::<(Digest, Row)>() + 1)
+            + self.packs.len() * size_of::<(u32, PackId)>()
+            + self.broken.capacity() * (size_of::<(Digest, bool)>() + 1)
     }
 
     /// The row of a digest; and whether the disk was asked, or might have been.
@@ -410,6 +426,25 @@ impl Index {
     /// Sums over all chunks.
     pub(crate) fn totals(&self) -> Result<Totals> {
         self.shared.with(|opened| Ok(opened.totals))
+    }
+
+    /// What it takes now.
+    pub(crate) fn size(&self) -> Result<IndexSize> {
+        let Setting {
+            storage, memory, ..
+        } = self.setting();
+        self.shared.with(|opened| {
+            let mut size = IndexSize {
+                memory: memory.used() + opened.memory() as u64,
+                disk: 0,
+            };
+            let runs = opened.runs.iter().map(|(number, _)| run_name(*number));
+            for name in runs.chain([INDEX.to_owned()]) {
+                let length = storage.open(&name).and_then(|file| file.len());
+                size.disk += length.map_err(|e| self.shared.io(e))?;
+            }
+            Ok(size)
+        })
     }
 
     /// Adds a pack that is durable.

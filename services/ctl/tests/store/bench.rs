@@ -55,6 +55,15 @@ impl Bench {
         self.json(&["backup", "s", "--key-file", "k", "--group", "g", path])
     }
 
+    /// What `stats` says of a datastore but for how its index lies.
+    pub(crate) fn sums(&self, dir: &str) -> Value {
+        let mut stats = self.json(&["stats", dir]);
+        for of_index in ["index_memory", "index_disk"] {
+            stats.as_object_mut().unwrap().remove(of_index).unwrap();
+        }
+        stats
+    }
+
     pub(crate) fn packs(&self) -> Vec<PathBuf> {
         let packs = fs::read_dir(self.at("s/packs")).unwrap();
         packs.map(|p| p.unwrap().path()).collect()

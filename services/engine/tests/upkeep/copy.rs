@@ -1,7 +1,6 @@
 //! From one datastore into another copy of it: what travels, what stays, and what is refused.
 
-mod rig;
-
+use crate::rig::{Watched, back_up, files, fresh, noise, open, options, restored};
 use engine::storage::Storage;
 use engine::storage::simulated::Simulated;
 use engine::{Copied, Error, Progress, Store};
@@ -9,7 +8,6 @@ use format::frame::{Compression, Draft, FrameKeys, Kind};
 use format::pack::{PackHeader, Record, encode_footer};
 use format::superblock::Profile::{Centre, Site};
 use format::{Digest, Keyset, PackId};
-use rig::{Watched, back_up, files, fresh, noise, open, options, restored};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

@@ -1,6 +1,8 @@
 //! `strongroom store` as it is typed: what it does, says, and exits with.
 
 mod bench;
+mod copies;
+mod schema;
 
 use bench::{Bench, told};
 use engine::storage::directory::Directory;
@@ -257,7 +259,7 @@ fn a_lost_index_is_made_anew_without_a_key() {
     )
     .unwrap();
     bench.backup(&source);
-    let before = bench.json(&["stats", "s"]);
+    let before = bench.sums("s");
     for damage in ["gone", "torn"] {
         match damage {
             "gone" => fs::remove_file(bench.at("s/index")).unwrap(),
@@ -265,7 +267,7 @@ fn a_lost_index_is_made_anew_without_a_key() {
         }
         let recovered = bench.json(&["recover", "s"]);
         assert_eq!(recovered["chunks"], before["chunks"], "{damage}");
-        assert_eq!(bench.json(&["stats", "s"]), before, "{damage}");
+        assert_eq!(bench.sums("s"), before, "{damage}");
     }
     bench.good(&["restore", "s", "--key-file", "k", "latest", "back"]);
     assert_eq!(compare(&source, &bench.at("back")).unwrap().differences, []);

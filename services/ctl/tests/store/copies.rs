@@ -1,8 +1,6 @@
 //! `strongroom store copy`: one more copy of a datastore on a plain directory.
 
-mod bench;
-
-use bench::Bench;
+use crate::bench::Bench;
 use filetree::compare::compare;
 use filetree::specimen::{self, Scale};
 use serde_json::json;
@@ -23,15 +21,14 @@ fn a_copy_is_made_kept_up_to_date_and_restored_from() {
         (&copied["present"], &copied["problem_count"]),
         (&json!(0), &json!(0))
     );
-    let stats = |dir| bench.json(&["stats", dir]);
-    assert_eq!(copied["frames"], stats("s")["chunks"]);
+    assert_eq!(copied["frames"], bench.sums("s")["chunks"]);
     fs::rename(bench.at("elsewhere"), bench.at("k")).unwrap();
     specimen::mutate(&source, 3).unwrap();
     bench.backup(&source);
     let said = bench.good(&["copy", "s", "far/away"]);
     let words = "1 snapshots copied to far/away, 1 there already; ";
     assert!(said.starts_with(words), "{said}");
-    assert_eq!(stats("far/away"), stats("s"));
+    assert_eq!(bench.sums("far/away"), bench.sums("s"));
     let restore = ["restore", "far/away", "--key-file", "k", "latest", "back"];
     bench.good(&restore);
     assert_eq!(compare(&source, &bench.at("back")).unwrap().differences, []);
