@@ -227,7 +227,7 @@ fn damage_is_found_without_a_key_and_restored_around() {
     assert!(!bench.at("back/large").exists());
     let (out, error) = bench.ends(&["verify", "s"], 1);
     assert!(
-        out.contains("1 chunks damaged, 1 snapshots affected"),
+        out.contains("1 chunks damaged, 0 missing, 1 snapshots affected"),
         "{out}"
     );
     assert!(

@@ -132,7 +132,18 @@ fn what_each_command_prints_is_as_its_schema_says() {
     assert_eq!(groups[0]["stored"], stats["stored"]);
     assert!(stats["index_disk"].as_u64() > Some(0), "{stats}");
     schema.run(&bench, 0, &["recover", "s"]);
-    schema.run(&bench, 0, &["verify", "s"]);
+    let all = schema.run(&bench, 0, &["verify", "s"]);
+    let metadata = schema.run(&bench, 0, &["verify", "s", "--sample", "0"]);
+    assert_eq!(
+        (&all["bytes"], &all["stored"]),
+        (&stats["stored"], &stats["stored"])
+    );
+    assert!(
+        metadata["bytes"].as_u64() < all["bytes"].as_u64(),
+        "{metadata}"
+    );
+    let (_, error) = bench.ends(&["verify", "s", "--sample", "101"], 2);
+    assert!(error.contains("it is a number from 0 to 100"), "{error}");
     // and where there is something to tell
     for pack in bench.packs() {
         let mut bytes = fs::read(&pack).unwrap();

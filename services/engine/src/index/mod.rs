@@ -428,6 +428,13 @@ impl Index {
         self.shared.with(|opened| Ok(opened.totals))
     }
 
+    /// Reads all of its runs, for what is damaged in them.
+    pub(crate) fn check(&self) -> Result<()> {
+        let runs = self.shared.with(|opened| Ok(opened.runs.clone()))?;
+        let mut checked = runs.iter().map(|(_, run)| run.check());
+        checked.try_for_each(|checked| checked.map_err(|e| self.shared.io(e)))
+    }
+
     /// What it takes now.
     pub(crate) fn size(&self) -> Result<IndexSize> {
         let Setting {
