@@ -22,6 +22,8 @@ impl Contained {
     pub fn open(file: impl StorageBackend, cache: usize) -> Result<Self, redb::Error> {
         let mut builder = Database::builder();
         builder.set_cache_size(cache);
+        // its files are small; without this it takes at its word what somebody flipped a bit of
+        builder.set_check_integrity_on_open(true);
         let opened = caught(|| Ok(builder.create_with_backend(file)?));
         Ok(Self {
             database: Some(opened.unwrap_or_else(|| Err(damaged()))?),

@@ -165,9 +165,14 @@ impl Ingest {
 
     /// Stores a frame as it came from another copy of this datastore; says whether it was new.
     pub(crate) fn put_frame(&self, raw: &[u8]) -> Result<bool> {
-        self.shared.alive()?;
         let datastore = self.shared.core.datastore;
         let frame = Frame::parse(raw, datastore).map_err(format_error("the frame"))?;
+        self.put_parsed(&frame, raw)
+    }
+
+    /// As [`Ingest::put_frame`], of a frame whose check was tested.
+    pub(crate) fn put_parsed(&self, frame: &Frame<'_>, raw: &[u8]) -> Result<bool> {
+        self.shared.alive()?;
         let digest = frame.header.digest;
         let refs: Vec<Digest> = frame.refs().collect();
         let shared = &self.shared;

@@ -2,8 +2,9 @@
 //!
 //! A [`Store`] is one open datastore. Backups go in by a [`SnapshotWriter`], come back by
 //! [`Entries`] and [`Pieces`]; frames travel between copies of a datastore without a key by
-//! [`Store::has`], [`Store::put_frame`] and [`Store::put_snapshot`]. docs/format.md has every byte,
-//! the module `ingest` says what keeps the whole consistent after a power cut.
+//! [`Store::has`], [`Store::put_frame`] and [`Store::put_snapshot`], and all at once by
+//! [`Store::copy_to`]. docs/format.md has every byte, the module `ingest` says what keeps the whole
+//! consistent after a power cut.
 //!
 //! What may go on at the same time, from any threads of the one process that holds the datastore:
 //!
@@ -22,6 +23,7 @@ pub mod clock;
 mod collect;
 mod compress;
 mod contained;
+mod copy;
 mod core;
 mod error;
 mod forget;
@@ -46,9 +48,10 @@ mod writer;
 pub use crate::collect::Collected;
 pub use crate::contained::Contained;
 pub use crate::core::Options;
+pub use copy::Copied;
 pub use error::{Error, Result};
 pub use holds::Hold;
-pub use index::Totals;
+pub use index::{IndexSize, Totals};
 pub use memory::Memory;
 pub use progress::{Counts, Progress};
 pub use read::{Entries, Piece, Pieces, SnapshotInfo};

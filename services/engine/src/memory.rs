@@ -37,6 +37,11 @@ impl Memory {
         })
     }
 
+    /// Bytes in use.
+    pub fn used(&self) -> u64 {
+        self.pages.weight()
+    }
+
     /// A number by which pages of one more file are told from others'.
     pub(crate) fn number(&self) -> u64 {
         self.files.fetch_add(1, Relaxed)
@@ -59,12 +64,7 @@ impl Memory {
 
 impl std::fmt::Debug for Memory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{} of {} bytes",
-            self.pages.weight(),
-            self.pages.capacity()
-        )
+        write!(f, "{} of {} bytes", self.used(), self.pages.capacity())
     }
 }
 
@@ -80,9 +80,9 @@ mod tests {
             for page in 0..20 {
                 let read = || Ok::<_, ()>(vec![file as u8; 4096].into());
                 assert_eq!(memory.page((number, page), read).unwrap()[0], file as u8);
-                assert!(memory.pages.weight() <= 1 << 20);
+                assert!(memory.used() <= 1 << 20);
             }
         }
-        assert!(memory.pages.weight() > 1 << 19);
+        assert!(memory.used() > 1 << 19);
     }
 }

@@ -161,7 +161,7 @@ fn add(index: &Index, packs: &[PackId]) -> Result<()> {
 }
 
 /// The frames of a pack: by its header and footer, or by looking for them where one of these is
-/// damaged (then `false`). `None` for a file that is no pack of this datastore.
+/// damaged. Then, and when it has another pack's content, `false`. `None` for a file that is no pack of this datastore.
 pub(crate) fn records(
     file: &dyn File,
     name: &str,
@@ -180,12 +180,14 @@ pub(crate) fn records(
         if header.datastore != datastore {
             return Ok(None);
         }
+        // of another pack's name: whoever looks for a frame here by its place will not find it
+        let renamed = pack_name(header.pack) != name;
         let trailer = read(length - TRAILER_LEN as u64, TRAILER_LEN)?;
         if let Ok(footer) = footer_len(&trailer, length)
             && let Ok(records) =
                 parse_footer(&read(length - footer as u64, footer)?, header, length)
         {
-            return Ok(Some((records, true)));
+            return Ok(Some((records, !renamed)));
         }
     } else if let Err(version @ format::FormatError::Version { .. }) = header {
         return Err(format_error(name)(version));

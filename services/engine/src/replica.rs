@@ -6,7 +6,7 @@ use crate::core::SNAPSHOTS;
 use crate::error::{Error, Result, format_error};
 use crate::holds::Hold;
 use crate::read::snapshot_name;
-use format::frame::{Frame, Kind};
+use format::frame::Kind;
 use format::snapshot::Snapshot;
 use format::{Digest, SnapshotId};
 
@@ -32,13 +32,7 @@ impl Store {
     /// # Errors
     /// [`Error::NoChunk`], or the frame is damaged.
     pub fn read_frame(&self, digest: &Digest) -> Result<Vec<u8>> {
-        let raw = self.core.read_frame(digest)?;
-        let frame =
-            Frame::parse(&raw, self.core.datastore).map_err(crate::core::frame_error(*digest))?;
-        if frame.header.digest != *digest {
-            return Err(Error::Content { digest: *digest });
-        }
-        Ok(raw)
+        self.core.read_sound(digest, &self.core.locate(digest)?)
     }
 
     /// Keeps what is here while the answer is held, so that what [`Store::has`] said stays true.

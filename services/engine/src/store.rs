@@ -2,7 +2,7 @@
 
 use crate::core::{Core, Keys, Options, PACKS, SNAPSHOTS, TEMPORARY, locked, random, write_whole};
 use crate::error::{Error, Result, format_error, io_error};
-use crate::index::{INDEX, RUNS, Setting, Totals};
+use crate::index::{INDEX, IndexSize, RUNS, Setting, Totals};
 use crate::ingest::Ingest;
 use crate::progress::Progress;
 use crate::read::{Entries, Pieces, SnapshotInfo};
@@ -336,9 +336,18 @@ impl Store {
         let (snapshots, _) = self.snapshots()?;
         Ok(Stats {
             snapshots: snapshots.len() as u64,
-            logical: snapshots.iter().map(|s| s.clear.logical).sum(),
+            // what snapshots say of themselves may be anything
+            logical: (snapshots.iter()).fold(0, |sum, s| s.clear.logical.saturating_add(sum)),
             totals: self.core.index.totals()?,
         })
+    }
+
+    /// What the index takes now, in memory and on disk.
+    ///
+    /// # Errors
+    /// The index failed.
+    pub fn index_size(&self) -> Result<IndexSize> {
+        self.core.index.size()
     }
 }
 

@@ -402,7 +402,7 @@ impl Datastore {
         }
         Ok(Verified {
             frames: report.frames,
-            damaged: report.damaged.len() as u64,
+            damaged: (report.damaged.len() + report.missing.len()) as u64,
             snapshots: report.snapshots.iter().map(ToString::to_string).collect(),
         })
     }

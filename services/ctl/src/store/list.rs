@@ -1,10 +1,9 @@
-//! `strongroom store snapshots`, `verify`, `stats` and `recover`.
+//! `strongroom store snapshots`, `verify` and `recover`.
 
 use super::meter::Meter;
-use super::{Outcome, answer, open, open_with_key, outcome, path_json, ratio, show, tell};
-use anyhow::{Context, Result};
+use super::{Outcome, answer, at, open_with_key, outcome, path_json, show, tell};
+use anyhow::Result;
 use clap::Args;
-use engine::storage::directory::Directory;
 use engine::{Options, Progress, SnapshotInfo, Store};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -110,6 +109,15 @@ pub(crate) struct Verify {
     /// Its key file: chunks are then opened and their digests computed again
     #[arg(long)]
     key_file: Option<PathBuf>,
+    /// Of the data, read only so many percent, chosen by chance anew each time; what chunks refer to is
+    /// checked of all
+    #[arg(long, value_name = "PERCENT", default_value_t = 100.0, value_parser = percent)]
+    sample: f64,
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    let percent = text.parse().ok().filter(|p| (0.0..=100.0).contains(p));
+    percent.ok_or_else(|| "it is a number from 0 to 100".into())
 }
 
 impl Verify {
@@ -118,22 +126,24 @@ impl Verify {
         let progress = Arc::new(Progress::default());
         let total = store.stats()?.totals.stored;
         let meter = Meter::start(progress.clone(), Arc::new(AtomicU64::new(total)));
-        let report = store.verify(&progress)?;
+        let report = store.verify_sample(self.sample, &progress)?;
         drop(meter);
         let packs = progress.counts().files;
-        let ids = |list: &[format::SnapshotId]| -> Vec<String> {
-            list.iter().map(ToString::to_string).collect()
-        };
         answer(
             json,
             json!({
                 "packs": packs, "frames": report.frames, "bytes": report.bytes,
-                "damaged": report.damaged.iter().map(ToString::to_string).collect::<Vec<_>>(),
-                "snapshots": ids(&report.snapshots), "findings": report.findings,
+                "stored": report.stored, "damaged": texts(&report.damaged),
+                "missing": texts(&report.missing), "snapshots": texts(&report.snapshots),
+                "finding_count": report.finding_count, "findings": report.findings,
             }),
             || {
+                let read = match report.stored {
+                    0 => 100.0,
+                    stored => report.bytes as f64 / stored as f64 * 100.0,
+                };
                 println!(
-                    "{} frames in {packs} packs, {} read{}; {} chunks damaged, {} snapshots affected",
+                    "{} frames in {packs} packs, {} ({read:.1} %) read{}",
                     report.frames,
                     show::size(report.bytes),
                     if store.is_unlocked() {
@@ -141,50 +151,26 @@ impl Verify {
                     } else {
                         ""
                     },
+                );
+                println!(
+                    "{} chunks damaged, {} missing, {} snapshots affected",
                     report.damaged.len(),
+                    report.missing.len(),
                     report.snapshots.len()
                 );
-                tell(&report.findings, report.findings.len() as u64);
+                tell(&report.findings, report.finding_count);
             },
         )?;
-        Ok(outcome(report.findings.len() as u64))
+        Ok(outcome(report.finding_count))
     }
 }
 
-pub(super) fn stats(dir: &Path, json: bool) -> Result<Outcome> {
-    let store = open(dir)?;
-    let stats = store.stats()?;
-    let totals = stats.totals;
-    answer(
-        json,
-        json!({
-            "datastore": store.datastore().to_string(), "snapshots": stats.snapshots,
-            "logical": stats.logical, "chunks": totals.chunks,
-            "unique": totals.unique, "stored": totals.stored,
-        }),
-        || {
-            println!("Datastore {}", store.datastore());
-            println!("Snapshots  {}", stats.snapshots);
-            println!("Logical    {}", show::size(stats.logical));
-            println!(
-                "Unique     {} in {} chunks",
-                show::size(totals.unique),
-                totals.chunks
-            );
-            println!(
-                "Stored     {} ({})",
-                show::size(totals.stored),
-                ratio(stats.logical, totals.stored)
-            );
-        },
-    )?;
-    Ok(Outcome::Done)
+fn texts(ids: &[impl ToString]) -> Vec<String> {
+    ids.iter().map(ToString::to_string).collect()
 }
 
 pub(super) fn recover(dir: &Path, json: bool) -> Result<Outcome> {
-    let directory = Directory::open(dir)
-        .with_context(|| format!("{} cannot be opened as a datastore", dir.display()))?;
-    let store = Store::recover(Arc::new(directory), Options::default())?;
+    let store = Store::recover(at(dir)?, Options::default())?;
     let totals = store.stats()?.totals;
     answer(
         json,

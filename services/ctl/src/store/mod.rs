@@ -1,12 +1,14 @@
 //! `strongroom store`: a datastore in a plain directory, for rescue, tests and benchmarks.
 
 mod backup;
+mod copy;
 mod forget;
 mod keyfile;
 mod list;
 pub(crate) mod meter;
 mod reread;
 mod restore;
+mod stats;
 
 use crate::appliance::show;
 use anyhow::{Context, Result, bail};
@@ -41,6 +43,8 @@ pub(crate) enum Command {
     Restore(restore::Restore),
     /// Read every byte and find what is damaged; with the key, also what opens to something else
     Verify(list::Verify),
+    /// Copy the snapshots that another copy of the datastore lacks; needs no key
+    Copy(copy::Copy),
     /// Remove snapshots
     Forget(forget::Forget),
     /// Remove the snapshots that no rule keeps
@@ -55,11 +59,8 @@ pub(crate) enum Command {
     },
     /// Keep a snapshot from being removed before a time
     Lock(forget::Lock),
-    /// Sums over all snapshots and chunks
-    Stats {
-        /// The datastore's directory
-        dir: PathBuf,
-    },
+    /// Sums over all snapshots and chunks, and for each group
+    Stats(stats::Stats),
     /// Make the index anew from the packs; needs no key
     Recover {
         /// The datastore's directory
@@ -111,7 +112,8 @@ pub(crate) fn run(command: Command, json: bool) -> Result<Outcome> {
         Command::Prune(prune) => prune.run(json),
         Command::Gc { dir, dry_run } => forget::gc(&dir, dry_run, json),
         Command::Lock(lock) => lock.run(json),
-        Command::Stats { dir } => list::stats(&dir, json),
+        Command::Copy(copy) => copy.run(json),
+        Command::Stats(stats) => stats.run(json),
         Command::Recover { dir } => list::recover(&dir, json),
     }
 }
@@ -163,10 +165,15 @@ fn init(dir: &Path, key_file: &Path, profile: End, json: bool) -> Result<Outcome
     Ok(Outcome::Done)
 }
 
-fn open(dir: &Path) -> Result<Store> {
+/// A datastore's directory that exists.
+fn at(dir: &Path) -> Result<Arc<Directory>> {
     let directory = Directory::open(dir)
         .with_context(|| format!("{} cannot be opened as a datastore", dir.display()))?;
-    Ok(Store::open(Arc::new(directory), Options::default())?)
+    Ok(Arc::new(directory))
+}
+
+fn open(dir: &Path) -> Result<Store> {
+    Ok(Store::open(at(dir)?, Options::default())?)
 }
 
 fn open_with_key(dir: &Path, key_file: Option<&Path>) -> Result<Store> {

@@ -128,6 +128,15 @@ impl Totals {
     }
 }
 
+/// What an index takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IndexSize {
+    /// Bytes of memory, with the pages of all indexes that share [`crate::Options::memory`].
+    pub memory: u64,
+    /// Bytes of its files.
+    pub disk: u64,
+}
+
 /// What index and storage are of, and how much is kept in memory.
 #[derive(Clone)]
 pub(crate) struct Setting {
@@ -486,6 +495,32 @@ impl Index {
     /// Sums over all chunks.
     pub(crate) fn totals(&self) -> Result<Totals> {
         self.shared.with(|opened| Ok(opened.totals))
+    }
+
+    /// Reads all of its runs, for what is damaged in them.
+    pub(crate) fn check(&self) -> Result<()> {
+        let runs = self.shared.with(|opened| Ok(opened.runs.clone()))?;
+        let mut checked = runs.iter().map(|(_, run)| run.check());
+        checked.try_for_each(|checked| checked.map_err(|e| self.shared.io(e)))
+    }
+
+    /// What it takes now.
+    pub(crate) fn size(&self) -> Result<IndexSize> {
+        let Setting {
+            storage, memory, ..
+        } = self.setting();
+        self.shared.with(|opened| {
+            let mut size = IndexSize {
+                memory: memory.used() + opened.memory() as u64,
+                disk: 0,
+            };
+            let runs = opened.runs.iter().map(|(number, _)| run_name(*number));
+            for name in runs.chain([INDEX.to_owned()]) {
+                let length = storage.open(&name).and_then(|file| file.len());
+                size.disk += length.map_err(|e| self.shared.io(e))?;
+            }
+            Ok(size)
+        })
     }
 
     /// Adds a pack that is durable, unless it is in already: one that a failing pipeline brings may

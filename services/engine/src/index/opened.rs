@@ -138,6 +138,14 @@ impl Opened {
         Ok(None)
     }
 
+    /// About how many bytes it is, the shared pages left out.
+    pub(super) fn memory(&self) -> usize {
+        self.recent.rows.capacity() * (size_of::<(Digest, Row)>() + 1)
+            + self.packs.len() * size_of::<(u32, Pack)>()
+            + self.roots.capacity() * (size_of::<(SnapshotId, Digest)>() + 1)
+            + (self.broken.capacity() + self.condemned.capacity()) * (size_of::<Digest>() + 1)
+    }
+
     /// How many frames and snapshots refer to a digest.
     pub(super) fn references(&self, digest: &Digest) -> io::Result<i64> {
         let recent = self.recent.rows.get(digest);

@@ -322,6 +322,21 @@ impl Run {
         (self.rows - leaf * ROWS_OF_PAGE as u64).min(ROWS_OF_PAGE as u64) as usize
     }
 
+    /// Reads every page, past the memory.
+    pub(super) fn check(&self) -> io::Result<()> {
+        let pages = self
+            .levels
+            .last()
+            .map_or(self.first_leaf + self.leaves, |(first, n)| first + n);
+        let batch = (BATCH / PAGE) as u64;
+        for first in (0..pages).step_by(batch as usize) {
+            let length = (pages - first).min(batch) as usize * PAGE;
+            let bytes = crate::storage::read_exact(&*self.file, first * PAGE as u64, length)?;
+            bytes.chunks_exact(PAGE).try_for_each(sound)?;
+        }
+        Ok(())
+    }
+
     /// All rows in order, past the memory.
     pub(super) fn rows(&self) -> Rows<'_> {
         Rows {
@@ -482,6 +497,7 @@ mod tests {
             storage.tamper("run", |bytes| bytes[at] ^= 0x10);
             let file = storage.open("run").unwrap();
             let looked = Run::open(file, DATASTORE, Memory::new(1 << 20)).and_then(|run| {
+                assert!(run.check().is_err(), "byte {at}");
                 for row in &rows {
                     run.may_hold(&row.digest)?;
                     run.find(&row.digest)?;

@@ -1,8 +1,11 @@
 //! `strongroom store` as it is typed: what it does, says, and exits with.
 
-#[path = "store/broken.rs"]
+mod bench;
 mod broken;
+mod copies;
+mod schema;
 
+use bench::{Bench, told};
 use engine::storage::directory::Directory;
 use engine::{Options, Store};
 use filetree::compare::compare;
@@ -11,78 +14,9 @@ use serde_json::Value;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 use std::sync::Arc;
 use tempfile::TempDir;
-
-/// A scratch directory with a datastore `s` and its key file `k`.
-struct Bench {
-    temp: TempDir,
-}
-
-impl Bench {
-    fn new() -> Self {
-        let this = Self {
-            temp: TempDir::new().unwrap(),
-        };
-        this.good(&["init", "s", "--key-file", "k"]);
-        this
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.temp.path().join(name)
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_strongroom"));
-        command.arg("store").args(arguments);
-        command.current_dir(self.temp.path());
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
-    }
-
-    /// Runs what succeeds in full; answers its standard output.
-    fn good(&self, arguments: &[&str]) -> String {
-        self.ends(arguments, 0).0
-    }
-
-    /// Runs what ends with this status; answers standard output and error.
-    fn ends(&self, arguments: &[&str], status: i32) -> (String, String) {
-        told(&self.run(arguments), status)
-    }
-
-    fn json(&self, arguments: &[&str]) -> Value {
-        let all = [arguments, &["--json"]].concat();
-        serde_json::from_str(&self.good(&all)).unwrap()
-    }
-
-    fn backup(&self, path: &Path) -> Value {
-        let path = path.to_str().unwrap();
-        self.json(&["backup", "s", "--key-file", "k", "--group", "g", path])
-    }
-
-    /// Bytes of all packs.
-    fn taken(&self) -> u64 {
-        let length = |pack: &PathBuf| fs::metadata(pack).unwrap().len();
-        self.packs().iter().map(length).sum()
-    }
-
-    fn packs(&self) -> Vec<PathBuf> {
-        let packs = fs::read_dir(self.at("s/packs")).unwrap();
-        packs.map(|p| p.unwrap().path()).collect()
-    }
-}
-
-fn told(output: &Output, status: i32) -> (String, String) {
-    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-    let (out, error) = (text(&output.stdout), text(&output.stderr));
-    assert_eq!(output.status.code(), Some(status), "{out}{error}");
-    (out, error)
-}
 
 #[test]
 fn a_tree_of_everything_comes_back_as_it_was_before_and_after_a_change() {
@@ -294,7 +228,7 @@ fn damage_is_found_without_a_key_and_restored_around() {
     assert!(!bench.at("back/large").exists());
     let (out, error) = bench.ends(&["verify", "s"], 1);
     assert!(
-        out.contains("1 chunks damaged, 1 snapshots affected"),
+        out.contains("1 chunks damaged, 0 missing, 1 snapshots affected"),
         "{out}"
     );
     assert!(
@@ -326,7 +260,7 @@ fn a_lost_index_is_made_anew_without_a_key() {
     )
     .unwrap();
     bench.backup(&source);
-    let before = bench.json(&["stats", "s"]);
+    let before = bench.sums("s");
     for damage in ["gone", "torn"] {
         match damage {
             "gone" => fs::remove_file(bench.at("s/index")).unwrap(),
@@ -334,7 +268,7 @@ fn a_lost_index_is_made_anew_without_a_key() {
         }
         let recovered = bench.json(&["recover", "s"]);
         assert_eq!(recovered["chunks"], before["chunks"], "{damage}");
-        assert_eq!(bench.json(&["stats", "s"]), before, "{damage}");
+        assert_eq!(bench.sums("s"), before, "{damage}");
     }
     bench.good(&["restore", "s", "--key-file", "k", "latest", "back"]);
     assert_eq!(compare(&source, &bench.at("back")).unwrap().differences, []);

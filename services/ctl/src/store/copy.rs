@@ -1,0 +1,108 @@
+//! `strongroom store copy`.
+
+use super::meter::Meter;
+use super::{Outcome, answer, open, outcome, show, tell};
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use engine::storage::directory::Directory;
+use engine::{Copied, Options, Progress, Store};
+use format::superblock::{Profile, Superblock};
+use serde_json::json;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+/// From where, and where to.
+#[derive(Args)]
+pub(crate) struct Copy {
+    /// The datastore's directory
+    dir: PathBuf,
+    /// The directory of its copy, which is made where there is nothing yet
+    target: PathBuf,
+}
+
+impl Copy {
+    pub(super) fn run(&self, json: bool) -> Result<Outcome> {
+        let began = Instant::now();
+        let store = open(&self.dir)?;
+        let target = self.target(&store)?;
+        let progress = Arc::new(Progress::default());
+        let total = Arc::new(AtomicU64::new(expected(&store, &target)?));
+        let meter = Meter::start(progress.clone(), total);
+        let copied = store.copy_to(&target, &progress)?;
+        drop(meter);
+        let Copied {
+            snapshots,
+            present,
+            frames,
+            bytes,
+            left_out,
+        } = copied;
+        let problems: Vec<String> = left_out
+            .into_iter()
+            .map(|(id, error)| format!("snapshot {id}: {:#}", anyhow::Error::from(error)))
+            .collect();
+        let count = problems.len() as u64;
+        let seconds = began.elapsed().as_secs_f64();
+        let ids: Vec<String> = snapshots.iter().map(ToString::to_string).collect();
+        answer(
+            json,
+            json!({
+                "snapshots": ids, "present": present, "frames": frames, "bytes": bytes,
+                "seconds": seconds, "problem_count": count, "problems": problems,
+            }),
+            || {
+                println!(
+                    "{} snapshots copied to {}, {present} there already; {frames} frames, {} in {seconds:.1} s",
+                    snapshots.len(),
+                    self.target.display(),
+                    show::size(bytes),
+                );
+                if count > 0 {
+                    eprintln!("{count} snapshots are not copied:");
+                    tell(&problems, count);
+                }
+            },
+        )?;
+        Ok(outcome(count))
+    }
+
+    /// Opens the copy, or begins it.
+    fn target(&self, store: &Store) -> Result<Store> {
+        let target = self.target.display();
+        let same =
+            std::fs::canonicalize(&self.dir).ok() == std::fs::canonicalize(&self.target).ok();
+        if same {
+            bail!("{target} is the datastore itself; choose another directory for its copy");
+        }
+        let directory = Directory::create(&self.target);
+        let directory = Arc::new(directory.with_context(|| format!("{target} cannot be made"))?);
+        let opened = match Store::open(directory.clone(), Options::default()) {
+            Err(engine::Error::NoDatastore { .. }) => {
+                let superblock = Superblock {
+                    profile: Profile::Centre,
+                    ..*store.superblock()
+                };
+                Store::init(directory, superblock, Options::default())?
+            }
+            opened => opened?,
+        };
+        if opened.datastore() != store.datastore() {
+            bail!(
+                "{target} holds datastore {}, not a copy of {}; choose another directory for that",
+                opened.datastore(),
+                store.datastore()
+            );
+        }
+        Ok(opened)
+    }
+}
+
+/// About how many bytes there are to copy: what snapshots share with earlier ones counts with those.
+fn expected(store: &Store, target: &Store) -> Result<u64> {
+    let held = target.snapshot_ids()?;
+    let (snapshots, _) = store.snapshots()?;
+    let lacking = snapshots.iter().filter(|s| !held.contains(&s.clear.id));
+    Ok(lacking.map(|s| s.clear.stored).sum())
+}

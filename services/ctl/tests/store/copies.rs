@@ -1,0 +1,76 @@
+//! `strongroom store copy`: one more copy of a datastore on a plain directory.
+
+use crate::bench::Bench;
+use filetree::compare::compare;
+use filetree::specimen::{self, Scale};
+use serde_json::json;
+use std::fs;
+
+#[test]
+fn a_copy_is_made_kept_up_to_date_and_restored_from() {
+    let bench = Bench::new();
+    let source = bench.at("source");
+    fs::create_dir(&source).unwrap();
+    specimen::create(&source, 3, Scale::default()).unwrap();
+    let first = bench.backup(&source);
+    // no key is there for it
+    fs::rename(bench.at("k"), bench.at("elsewhere")).unwrap();
+    let copied = bench.json(&["copy", "s", "far/away"]);
+    assert_eq!(copied["snapshots"], json!([first["snapshot"]]));
+    assert_eq!(
+        (&copied["present"], &copied["problem_count"]),
+        (&json!(0), &json!(0))
+    );
+    assert_eq!(copied["frames"], bench.sums("s")["chunks"]);
+    fs::rename(bench.at("elsewhere"), bench.at("k")).unwrap();
+    specimen::mutate(&source, 3).unwrap();
+    bench.backup(&source);
+    let said = bench.good(&["copy", "s", "far/away"]);
+    let words = "1 snapshots copied to far/away, 1 there already; ";
+    assert!(said.starts_with(words), "{said}");
+    assert_eq!(bench.sums("far/away"), bench.sums("s"));
+    let restore = ["restore", "far/away", "--key-file", "k", "latest", "back"];
+    bench.good(&restore);
+    assert_eq!(compare(&source, &bench.at("back")).unwrap().differences, []);
+    let superblock = |dir: &str| fs::read(bench.at(dir).join("datastore")).unwrap();
+    // of the profile of the other end, and else the same
+    let (near, far) = (superblock("s"), superblock("far/away"));
+    assert_eq!((near[12], far[12]), (0, 1));
+    assert_eq!(near[16..48], far[16..48]);
+}
+
+#[test]
+fn what_is_no_copy_is_refused_and_damage_is_told() {
+    let bench = Bench::new();
+    let source = bench.at("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("file"), "content").unwrap();
+    let id = bench.backup(&source)["snapshot"].clone();
+    bench.good(&["init", "other", "--key-file", "k2"]);
+    for (target, words) in [
+        ("other", "not a copy of"),
+        ("s", "s is the datastore itself; choose another directory"),
+        ("s/../s", "is the datastore itself"),
+        (
+            "source",
+            "source already holds file; choose an empty directory",
+        ),
+        ("source/file", "source/file cannot be made"),
+    ] {
+        let (_, error) = bench.ends(&["copy", "s", target], 2);
+        assert!(error.contains(words), "{target}: {error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+    bench.ends(&["copy", "missing", "made"], 2);
+    assert!(!bench.at("made").exists(), "nothing is made");
+    for pack in bench.packs() {
+        let mut bytes = fs::read(&pack).unwrap();
+        bytes[100] ^= 1;
+        fs::write(&pack, &bytes).unwrap();
+    }
+    let (out, error) = bench.ends(&["copy", "s", "made"], 1);
+    assert!(out.starts_with("0 snapshots copied"), "{out}");
+    let words = format!("snapshot {}: chunk ", id.as_str().unwrap());
+    assert!(error.contains(&words), "{error}");
+    bench.good(&["verify", "made"]);
+}
