@@ -2,6 +2,10 @@
 
 #[path = "store/broken.rs"]
 mod broken;
+#[path = "store/forge.rs"]
+mod forge;
+#[path = "store/hostile.rs"]
+mod hostile;
 
 use engine::storage::directory::Directory;
 use engine::{Options, Store};

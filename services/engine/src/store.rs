@@ -331,7 +331,10 @@ impl Store {
         let (snapshots, _) = self.snapshots()?;
         Ok(Stats {
             snapshots: snapshots.len() as u64,
-            logical: snapshots.iter().map(|s| s.clear.logical).sum(),
+            // each says so of itself
+            logical: snapshots
+                .iter()
+                .fold(0, |sum, s| sum.saturating_add(s.clear.logical)),
             totals: self.core.index.totals()?,
         })
     }

@@ -36,6 +36,9 @@ impl Report {
     }
 }
 
+/// Most frames below each other: nodes, a leaf, and lists of extents.
+const DEEPEST: u8 = format::node::MAX_LEVEL + 1 + format::extents::MAX_LEVEL + 1;
+
 impl Store {
     /// Reads every frame of every pack. `progress` counts bytes, and packs as files. Damaged chunks
     /// are kept from being deduplicated against, so that the next backup stores them anew.
@@ -99,7 +102,8 @@ impl Store {
             report.bytes += u64::from(location.length);
             let sound = self.core.read_at(&location).and_then(|raw| {
                 let frame = Frame::parse(&raw, self.core.datastore).map_err(frame_error(digest))?;
-                if frame.header.digest != digest {
+                let header = &frame.header;
+                if (header.digest, header.kind) != (digest, location.kind) {
                     return Err(crate::Error::Content { digest });
                 }
                 keys.map_or(Ok(()), |keys| open_frame(keys, &raw, &digest).map(drop))
@@ -182,8 +186,8 @@ impl Store {
         Ok(unsound.chain(damaged.iter().copied()).collect())
     }
 
-    /// Decides for everything below `root` whether it is whole, with a stack of its own: a tree's
-    /// depth is the writer's choice.
+    /// Decides for everything below `root` whether it is whole. References that lead deeper than any
+    /// tree are no tree's, and would be held in memory all at once.
     fn walk(
         &self,
         root: Digest,
@@ -191,9 +195,11 @@ impl Store {
         sound: &mut HashMap<Digest, bool>,
     ) -> Result<()> {
         let mut stack = vec![(root, None::<Vec<Digest>>)];
+        let mut depth = 0;
         while let Some((digest, refs)) = stack.pop() {
             match refs {
                 Some(refs) => {
+                    depth -= 1;
                     let whole = refs.iter().all(|r| sound.get(r) == Some(&true));
                     sound.insert(digest, whole);
                 }
@@ -205,7 +211,18 @@ impl Store {
                             continue;
                         }
                         match self.core.read_refs(&digest) {
+                            Ok(_) if depth == DEEPEST => {
+                                // nothing is decided of what leads here but that the root does
+                                for (digest, refs) in &stack {
+                                    if refs.is_some() {
+                                        sound.remove(digest);
+                                    }
+                                }
+                                sound.insert(root, false);
+                                return Ok(());
+                            }
                             Ok((_, refs)) => {
+                                depth += 1;
                                 // a frame that leads back to itself is not whole
                                 sound.insert(digest, false);
                                 let open: Vec<_> = refs
