@@ -187,8 +187,17 @@ impl Forged {
         put_varint(out, shared as u64);
         put_bytes(out, &self.path[shared..]);
         out.push(self.kind);
+        let (uid, gid) = (nix::unistd::getuid(), nix::unistd::getgid());
         // mode, owner, group, no names, time
-        out.extend(numbers(&[0o7777, 0, 0, 0, 0, 0, 0]));
+        out.extend(numbers(&[
+            0o7777,
+            uid.as_raw().into(),
+            gid.as_raw().into(),
+            0,
+            0,
+            0,
+            0,
+        ]));
         if let Some(target) = &self.target {
             put_bytes(out, target);
         }
