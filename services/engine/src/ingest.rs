@@ -319,8 +319,9 @@ impl Shared {
                 Error::Stopped(earlier) => earlier,
                 other => Arc::new(other),
             };
-            self.broken.store(true, Ordering::Release);
+            // the reason first: whoever sees that it is broken asks for it
             let first = locked(&self.flow).failed.get_or_insert(error).clone();
+            self.broken.store(true, Ordering::Release);
             self.queue.close();
             self.changed.notify_all();
             // what is unfinished goes now, not when the last of this pipeline's users has ended;

@@ -105,6 +105,8 @@ pub struct Entries {
     /// What is still to be gone down into, the next one last, with the level it must have.
     stack: Vec<(Digest, u8)>,
     leaf: vec::IntoIter<(Entry, Content)>,
+    /// Path of the last entry of the leaf before.
+    last: Option<Vec<u8>>,
     _hold: Hold,
 }
 
@@ -120,6 +122,7 @@ impl Entries {
             below: below.to_vec(),
             stack,
             leaf: Vec::new().into_iter(),
+            last: None,
             _hold: hold,
         })
     }
@@ -136,6 +139,27 @@ impl Entries {
         let too_late = Entry::cmp_path(first, &self.below).is_gt() && !self.contains(first);
         let too_early = next.is_some_and(|next| Entry::cmp_path(next, &self.below).is_le());
         !too_late && !too_early
+    }
+
+    /// Refuses a leaf that does not go on where the one before ended. So each leaf comes once, and
+    /// a tree made of few frames that are named again and again ends too.
+    fn follow(
+        &mut self,
+        entries: &[(Entry, Content)],
+        above: u8,
+    ) -> std::result::Result<(), &'static str> {
+        let (Some((first, _)), Some((last, _))) = (entries.first(), entries.last()) else {
+            return if above > MAX_LEVEL {
+                Ok(())
+            } else {
+                Err("empty leaf")
+            };
+        };
+        let before = self.last.replace(last.path.clone());
+        match before {
+            Some(before) if Entry::cmp_path(&before, &first.path).is_ge() => Err("order of leaves"),
+            _ => Ok(()),
+        }
     }
 
     /// Goes down until a leaf with entries is open; false when there is none left.
@@ -157,6 +181,7 @@ impl Entries {
                     let reader = LeafReader::new(&content, &refs).map_err(frame_error(digest))?;
                     let all: Result<Vec<_>, _> = reader.collect();
                     let mut entries = all.map_err(frame_error(digest))?;
+                    self.follow(&entries, above).map_err(wrong)?;
                     entries.retain(|(entry, _)| self.contains(&entry.path));
                     self.leaf = entries.into_iter();
                     return Ok(true);

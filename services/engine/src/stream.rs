@@ -30,8 +30,30 @@ pub enum Item {
 /// Where an item is while those before it are taken.
 enum Place {
     Here(Result<Item>),
-    /// On its way, so many bytes.
-    Read(Receiver<Result<Vec<u8>>>, usize),
+    Read(Receiver<Result<Vec<u8>>>),
+}
+
+/// An item read ahead.
+struct Ahead {
+    /// Number of the entry it is of.
+    file: u64,
+    /// Bytes it holds, or will.
+    bytes: usize,
+    place: Place,
+}
+
+/// Bytes that tell an entry from others.
+fn weight(item: &Result<Item>) -> usize {
+    match item {
+        Ok(Item::Entry(entry)) => {
+            let xattrs = entry
+                .xattrs
+                .iter()
+                .map(|x| x.name.len() + x.value.len() + 48);
+            entry.path.len() + xattrs.sum::<usize>()
+        }
+        _ => 0,
+    }
 }
 
 struct Job {
@@ -45,9 +67,9 @@ pub struct Contents {
     core: Arc<Core>,
     entries: Entries,
     pieces: Option<Pieces>,
-    /// Number of the entry last begun, and for each item that of its own.
+    /// Number of the entry last begun.
     begun: u64,
-    ahead: VecDeque<(u64, Place)>,
+    ahead: VecDeque<Ahead>,
     bytes: usize,
     /// The file that is given up.
     lost: u64,
@@ -106,9 +128,18 @@ impl Contents {
             };
             self.ended = !matches!(item, Ok(Some(_)));
             if let Some(item) = item.transpose() {
-                self.ahead.push_back((self.begun, Place::Here(item)));
+                self.push(weight(&item), Place::Here(item));
             }
         }
+    }
+
+    fn push(&mut self, bytes: usize, place: Place) {
+        self.bytes += bytes;
+        self.ahead.push_back(Ahead {
+            file: self.begun,
+            bytes,
+            place,
+        });
     }
 
     fn next_entry(&mut self) -> Result<Option<Item>> {
@@ -131,9 +162,7 @@ impl Contents {
         };
         // there is room for as many as are read ahead, and it closes when this is dropped
         if self.queue.push(job).is_ok() {
-            self.bytes += length;
-            self.ahead
-                .push_back((self.begun, Place::Read(read, length)));
+            self.push(length, Place::Read(read));
         }
     }
 }
@@ -159,11 +188,11 @@ impl Iterator for Contents {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             self.fill();
-            let (file, place) = self.ahead.pop_front()?;
+            let Ahead { file, bytes, place } = self.ahead.pop_front()?;
+            self.bytes -= bytes;
             let item = match place {
                 Place::Here(item) => item,
-                Place::Read(read, length) => {
-                    self.bytes -= length;
+                Place::Read(read) => {
                     let read = read.recv().unwrap_or(Err(Error::Cancelled));
                     Ok(match read {
                         Ok(bytes) => Item::Piece(Piece::Data(bytes)),

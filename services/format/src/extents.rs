@@ -153,6 +153,10 @@ impl ExtentList {
         let level = reader.u8()?;
         // an item takes at least two bytes, so the count bounds nothing by itself
         let count = reader.varint_max(MAX_REFS as u64, "number of extents")? as usize;
+        // lists that stand for nothing could be gone through without end
+        if count == 0 {
+            return Err(reader.wrong("number of extents"));
+        }
         let room = count.min(content.len() / 2);
         let list = if level == 0 {
             let mut extents = Vec::with_capacity(room);
@@ -167,6 +171,9 @@ impl ExtentList {
                 let length = reader.varint()?;
                 if head & 1 == 1 {
                     return Err(reader.wrong("reference"));
+                }
+                if length == 0 {
+                    return Err(reader.wrong("length of a list"));
                 }
                 children.push((reference(&reader, refs, head)?, length));
             }

@@ -379,7 +379,11 @@ impl Iterator for LeafReader<'_> {
             return None;
         }
         self.left -= 1;
+        let before = self.reader.left();
         let mut result = self.entry();
+        if result.is_ok() && before - self.reader.left() > MAX_ENTRY {
+            result = Err(self.reader.wrong("size of an entry"));
+        }
         if result.is_ok() && self.left == 0 && !self.reader.is_empty() {
             result = Err(self.reader.wrong("length"));
         }

@@ -124,8 +124,10 @@ pub fn footer_len(trailer: &[u8], pack_len: u64) -> Result<usize> {
     if reader.array::<8>()? != *END_MAGIC {
         return Err(FormatError::Magic { what: WHAT });
     }
-    let length = u64::from(reader.u32()?) * RECORD_LEN as u64 + TRAILER_LEN as u64;
-    if pack_len > MAX_PACK || length + HEADER_LEN as u64 > pack_len {
+    let count = u64::from(reader.u32()?);
+    let length = count * RECORD_LEN as u64 + TRAILER_LEN as u64;
+    let frames = count * frame::OVERHEAD as u64;
+    if pack_len > MAX_PACK || HEADER_LEN as u64 + frames + length > pack_len {
         return Err(reader.wrong("number of frames"));
     }
     Ok(length as usize)

@@ -103,6 +103,11 @@ impl<'a> Reader<'a> {
         self.take(length as usize)
     }
 
+    /// Bytes not read yet.
+    pub(crate) fn left(&self) -> usize {
+        self.rest.len()
+    }
+
     pub(crate) fn finish(self) -> Result<()> {
         if self.rest.is_empty() {
             Ok(())

@@ -131,15 +131,31 @@ pub(crate) fn time(seconds: i64) -> String {
     )
 }
 
-/// Rows under a header, columns as wide as their widest cell.
+/// Text from elsewhere on one line of a terminal, which takes no orders from it.
+fn plain(text: &str) -> String {
+    let escaped = |c: char| match c.is_control() {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    };
+    text.chars().map(escaped).collect()
+}
+
+/// Rows under a header, columns as wide as their widest cell, up to 60.
 pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) {
     if rows.is_empty() {
         println!("none");
         return;
     }
+    let plain_row = |row: &Vec<String>| row.iter().map(|cell| plain(cell)).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(plain_row).collect();
+    // a cell may be longer; it then only pushes its own row
     let width = |column: usize| {
         let cells = rows.iter().map(|r| r[column].chars().count());
-        cells.chain([header[column].len()]).max().unwrap_or(0)
+        cells
+            .chain([header[column].len()])
+            .max()
+            .unwrap_or(0)
+            .min(60)
     };
     let widths: Vec<_> = (0..header.len()).map(width).collect();
     let line = |cells: Vec<&str>| {
@@ -151,7 +167,7 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) {
         println!("{}", padded.join("  ").trim_end());
     };
     line(header.to_vec());
-    for row in rows {
+    for row in &rows {
         line(row.iter().map(String::as_str).collect());
     }
 }
@@ -171,6 +187,14 @@ mod tests {
             [
                 "0 B", "999 B", "1.00 kB", "12.3 kB", "1.00 MB", "40.0 MB", "3.74 GB"
             ]
+        );
+    }
+
+    #[test]
+    fn a_terminal_takes_no_orders_from_a_cell() {
+        assert_eq!(
+            plain("a\u{1b}[2J\nb \u{9b}m ü"),
+            "a\\u{1b}[2J\\nb \\u{9b}m ü"
         );
     }
 

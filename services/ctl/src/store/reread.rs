@@ -19,7 +19,9 @@ use std::path::Path;
 pub(super) struct Reread {
     pub(super) files: u64,
     pub(super) bytes: u64,
-    /// A sentence for each file that is not as the snapshot has it.
+    /// Files that are not as the snapshot has them.
+    pub(super) different: u64,
+    /// A sentence for each of the first 10,000 of these.
     pub(super) differences: Vec<String>,
 }
 
@@ -42,13 +44,17 @@ pub(super) fn compare(
         }
         done.files += 1;
         let same = file_at(&target, &entry.path)
-            .map_err(|e| e.to_string())
+            .map_err(|e| format!("cannot be read again ({e}); restore it again"))
             .and_then(|file| matches(store, &entry, &content, file, &mut buffer, progress));
         match same {
             Ok(()) => done.bytes += entry.size,
-            Err(sentence) => done
-                .differences
-                .push(format!("{}: {sentence}", filetree::shown(&entry.path))),
+            Err(sentence) => {
+                done.different += 1;
+                if done.differences.len() < filetree::write::MAX_PROBLEMS {
+                    let path = filetree::shown(&entry.path);
+                    done.differences.push(format!("{path}: {sentence}"));
+                }
+            }
         }
     }
     Ok(done)

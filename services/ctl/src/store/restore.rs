@@ -53,7 +53,7 @@ impl Restore {
             let progress = Arc::new(Progress::default());
             let _meter = Meter::start(progress.clone(), Arc::new(AtomicU64::new(total)));
             let found = reread::compare(&store, clear.id, below, &self.target, &progress)?;
-            count += found.differences.len() as u64;
+            count += found.different;
             problems.extend(found.differences);
             reread = Some((found.files, found.bytes));
         }

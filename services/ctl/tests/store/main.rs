@@ -3,6 +3,8 @@
 mod bench;
 mod broken;
 mod copies;
+mod forge;
+mod hostile;
 mod schema;
 
 use bench::{Bench, told};

@@ -2,6 +2,7 @@
 //! that was finished before stays whole.
 
 mod faults;
+mod hostile;
 mod power_cuts;
 mod refusals;
 mod trees;

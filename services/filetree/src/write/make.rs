@@ -10,7 +10,7 @@ use rustix::fs::{
 use rustix::io::{self, Errno};
 use rustix::process::geteuid;
 
-use super::{Failure, OpenFile, Pending, Writer, without_content};
+use super::{Failure, MAX_PENDING, OpenFile, Pending, Writer, held, without_content};
 use crate::dirs::DIRECTORY;
 use crate::path;
 use crate::problem::{Problem, ProblemKind};
@@ -67,10 +67,25 @@ impl Writer {
         let fd = fd.map_err(|errno| failed(self, errno))?;
         let stat = fstat(&fd).map_err(|errno| failed(self, errno))?;
         let above = self.path.len();
+        let entry = self.wait(entry);
         self.dirs.enter(fd, &stat, Pending { above, entry });
         self.path.clear();
         self.path.extend_from_slice(path);
         Ok(())
+    }
+
+    /// Keeps a directory's entry until it is left, unless too much is kept already.
+    fn wait(&mut self, entry: Option<Entry>) -> Option<Entry> {
+        let entry = entry?;
+        if self.pending + held(&entry) > MAX_PENDING {
+            let sentence = "is below so many directories with so many attributes that its own are not set; \
+                            restore it by itself";
+            let problem = Problem::new(&entry.path, ProblemKind::Attributes, sentence);
+            self.tell(problem);
+            return None;
+        }
+        self.pending += held(&entry);
+        Some(entry)
     }
 
     fn make_file(&mut self, entry: &Entry, name: &[u8]) -> Result<(), Failure> {

@@ -83,10 +83,18 @@ pub struct Writer {
     report: Report,
     /// What is reported once, not for every entry it befalls.
     told: HashSet<String>,
+    /// Bytes of the problems in the report.
+    told_bytes: usize,
+    /// Bytes of the entries that wait in `dirs`.
+    pending: usize,
     /// New objects may get attributes from their directory that their entries do not have.
     inherits: bool,
     xattrs: crate::xattrs::Xattrs,
 }
+
+/// Most bytes of entries of directories that wait for their attributes at the same time. A snapshot
+/// made to harm could have tens of thousands below each other, each with megabytes.
+const MAX_PENDING: usize = 64 << 20;
 
 /// A directory that waits for its attributes until it is left.
 struct Pending {
@@ -145,6 +153,8 @@ impl Writer {
             file: None,
             report: Report::default(),
             told: HashSet::new(),
+            told_bytes: 0,
+            pending: 0,
             inherits,
             xattrs,
         })
@@ -271,6 +281,7 @@ impl Writer {
                     "is the snapshot's root but no directory; it is left out",
                 ));
             }
+            self.pending += held(entry);
             if let Some((_, pending)) = self.dirs.top() {
                 pending.entry = Some(without_content(entry));
             }
@@ -318,6 +329,7 @@ impl Writer {
         };
         let (fd, above) = (fd.cloned(), pending.above);
         if let Some(entry) = pending.entry.take() {
+            self.pending -= held(&entry);
             match fd {
                 Some(fd) => self.apply(fd.as_fd(), &entry)?,
                 None => self.tell(Problem::new(
@@ -380,6 +392,15 @@ impl Drop for Writer {
             self.remove_file(&file);
         }
     }
+}
+
+/// Bytes in memory for an entry that is kept.
+fn held(entry: &Entry) -> usize {
+    let xattrs = entry
+        .xattrs
+        .iter()
+        .map(|x| x.name.len() + x.value.len() + 48);
+    size_of::<Entry>() + entry.path.len() + xattrs.sum::<usize>()
 }
 
 fn without_content(entry: &Entry) -> Entry {

@@ -11,6 +11,8 @@ use crate::problem::{Problem, ProblemKind, errno_text, shown};
 
 /// Problems kept in a [`Report`]; more are counted only.
 pub const MAX_PROBLEMS: usize = 10_000;
+/// Bytes of their paths and sentences, likewise.
+const MAX_PROBLEM_BYTES: usize = 4 << 20;
 
 /// What stops a restore.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +53,7 @@ pub struct Report {
     pub entries: u64,
     /// Bytes of file content written, holes not counted.
     pub bytes: u64,
-    /// What is missing or incomplete, the first [`MAX_PROBLEMS`] of it.
+    /// What is missing or incomplete, the first [`MAX_PROBLEMS`] of it or what fits into 4 MiB.
     pub problems: Vec<Problem>,
     /// Problems beyond those.
     pub more: u64,
@@ -76,7 +78,9 @@ impl Writer {
     }
 
     pub(super) fn tell(&mut self, problem: Problem) {
-        if self.report.problems.len() < MAX_PROBLEMS {
+        let bytes = self.told_bytes + problem.path.len() + problem.sentence.len();
+        if self.report.problems.len() < MAX_PROBLEMS && bytes <= MAX_PROBLEM_BYTES {
+            self.told_bytes = bytes;
             self.report.problems.push(problem);
         } else {
             self.report.more += 1;
