@@ -1,5 +1,8 @@
 //! `strongroom store` as it is typed: what it does, says, and exits with.
 
+mod bench;
+
+use bench::{Bench, told};
 use engine::storage::directory::Directory;
 use engine::{Options, Store};
 use filetree::compare::compare;
@@ -8,72 +11,9 @@ use serde_json::Value;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 use std::sync::Arc;
 use tempfile::TempDir;
-
-/// A scratch directory with a datastore `s` and its key file `k`.
-struct Bench {
-    temp: TempDir,
-}
-
-impl Bench {
-    fn new() -> Self {
-        let this = Self {
-            temp: TempDir::new().unwrap(),
-        };
-        this.good(&["init", "s", "--key-file", "k"]);
-        this
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.temp.path().join(name)
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_strongroom"));
-        command.arg("store").args(arguments);
-        command.current_dir(self.temp.path());
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
-    }
-
-    /// Runs what succeeds in full; answers its standard output.
-    fn good(&self, arguments: &[&str]) -> String {
-        self.ends(arguments, 0).0
-    }
-
-    /// Runs what ends with this status; answers standard output and error.
-    fn ends(&self, arguments: &[&str], status: i32) -> (String, String) {
-        told(&self.run(arguments), status)
-    }
-
-    fn json(&self, arguments: &[&str]) -> Value {
-        let all = [arguments, &["--json"]].concat();
-        serde_json::from_str(&self.good(&all)).unwrap()
-    }
-
-    fn backup(&self, path: &Path) -> Value {
-        let path = path.to_str().unwrap();
-        self.json(&["backup", "s", "--key-file", "k", "--group", "g", path])
-    }
-
-    fn packs(&self) -> Vec<PathBuf> {
-        let packs = fs::read_dir(self.at("s/packs")).unwrap();
-        packs.map(|p| p.unwrap().path()).collect()
-    }
-}
-
-fn told(output: &Output, status: i32) -> (String, String) {
-    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-    let (out, error) = (text(&output.stdout), text(&output.stderr));
-    assert_eq!(output.status.code(), Some(status), "{out}{error}");
-    (out, error)
-}
 
 #[test]
 fn a_tree_of_everything_comes_back_as_it_was_before_and_after_a_change() {

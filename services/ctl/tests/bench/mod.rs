@@ -1,0 +1,73 @@
+//! `strongroom store` in a scratch directory.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use tempfile::TempDir;
+
+/// A scratch directory with a datastore `s` and its key file `k`, and another for the user's caches.
+pub(crate) struct Bench {
+    pub(crate) temp: TempDir,
+    pub(crate) caches: TempDir,
+}
+
+impl Bench {
+    pub(crate) fn new() -> Self {
+        let this = Self {
+            temp: TempDir::new().unwrap(),
+            caches: TempDir::new().unwrap(),
+        };
+        this.good(&["init", "s", "--key-file", "k"]);
+        this
+    }
+
+    pub(crate) fn at(&self, name: &str) -> PathBuf {
+        self.temp.path().join(name)
+    }
+
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_strongroom"));
+        command.arg("store").args(arguments);
+        command.current_dir(self.temp.path());
+        command.env("XDG_CACHE_HOME", self.caches.path());
+        command
+    }
+
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Runs what succeeds in full; answers its standard output.
+    pub(crate) fn good(&self, arguments: &[&str]) -> String {
+        self.ends(arguments, 0).0
+    }
+
+    /// Runs what ends with this status; answers standard output and error.
+    pub(crate) fn ends(&self, arguments: &[&str], status: i32) -> (String, String) {
+        told(&self.run(arguments), status)
+    }
+
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
+        let all = [arguments, &["--json"]].concat();
+        serde_json::from_str(&self.good(&all)).unwrap()
+    }
+
+    pub(crate) fn backup(&self, path: &Path) -> Value {
+        let path = path.to_str().unwrap();
+        self.json(&["backup", "s", "--key-file", "k", "--group", "g", path])
+    }
+
+    pub(crate) fn packs(&self) -> Vec<PathBuf> {
+        let packs = fs::read_dir(self.at("s/packs")).unwrap();
+        packs.map(|p| p.unwrap().path()).collect()
+    }
+}
+
+pub(crate) fn told(output: &Output, status: i32) -> (String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let (out, error) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(status), "{out}{error}");
+    (out, error)
+}
