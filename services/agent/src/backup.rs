@@ -141,11 +141,11 @@ impl Prepared {
         let FromSite::Terms(terms) = session::expect(&mut stream).await? else {
             return Err(protocol::WireError::Unexpected("no terms first").into());
         };
-        let key_check = cache::key_check(&terms.digest_key);
+        let key = cache::key(&terms.digest_key);
         let remembered = job
             .cache
             .as_ref()
-            .and_then(|path| cache::Reader::open(path, key_check));
+            .and_then(|path| cache::Reader::open(path, key));
         let counting = CancellationToken::new();
         let _counting_ends = counting.clone().drop_guard();
         match &remembered {
@@ -180,7 +180,7 @@ impl Prepared {
         let memory = job
             .cache
             .as_ref()
-            .and_then(|path| cache::Writer::create(path, key_check));
+            .and_then(|path| cache::Writer::create(path, key));
         let sender = send::Sender::new(stream, counters, distrust, memory, again);
         let outcome = sender.run(begin, queue, cancel).await;
         // the reader ends with its queue; its fault says more than an end of the queue
@@ -190,9 +190,9 @@ impl Prepared {
 }
 
 /// Bytes of all files; none when nobody wants to know any more.
-fn occupied(walk: Walk, stop: &CancellationToken) -> Option<u64> {
+fn occupied(mut walk: Walk, stop: &CancellationToken) -> Option<u64> {
     let mut sum = 0_u64;
-    for found in walk {
+    while let Some(found) = walk.step() {
         if stop.is_cancelled() {
             return None;
         }

@@ -57,7 +57,11 @@ impl Progress {
 
     /// Adds one entry or pack gone through.
     pub fn add_file(&self) {
-        self.files.fetch_add(1, Relaxed);
+        self.add_files(1);
+    }
+
+    pub(crate) fn add_files(&self, count: u64) {
+        self.files.fetch_add(count, Relaxed);
     }
 
     pub(crate) fn add_unique(&self, count: u64) {

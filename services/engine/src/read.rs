@@ -79,6 +79,14 @@ impl Core {
             .collect())
     }
 
+    /// The entries of a leaf.
+    pub(crate) fn read_leaf(&self, keys: &Keys, digest: &Digest) -> Result<Vec<(Entry, Content)>> {
+        match self.read_metadata(keys, digest)? {
+            (Kind::Leaf, content, refs) => leaf_of(digest, &content, &refs),
+            _ => Err(Error::Content { digest: *digest }),
+        }
+    }
+
     pub(crate) fn info(&self, id: SnapshotId) -> Result<SnapshotInfo> {
         let snapshot = self.snapshot(id)?;
         let details = match self.keys() {
@@ -94,6 +102,12 @@ impl Core {
             details,
         })
     }
+}
+
+fn leaf_of(digest: &Digest, content: &[u8], refs: &[Digest]) -> Result<Vec<(Entry, Content)>> {
+    let reader = LeafReader::new(content, refs).map_err(frame_error(*digest))?;
+    let all: Result<Vec<_>, _> = reader.collect();
+    all.map_err(frame_error(*digest))
 }
 
 /// The entries of a snapshot in order, the content of each still to be read by [`Pieces`].
@@ -178,9 +192,7 @@ impl Entries {
             };
             match kind {
                 Kind::Leaf => {
-                    let reader = LeafReader::new(&content, &refs).map_err(frame_error(digest))?;
-                    let all: Result<Vec<_>, _> = reader.collect();
-                    let mut entries = all.map_err(frame_error(digest))?;
+                    let mut entries = leaf_of(&digest, &content, &refs)?;
                     self.follow(&entries, above).map_err(wrong)?;
                     entries.retain(|(entry, _)| self.contains(&entry.path));
                     self.leaf = entries.into_iter();

@@ -70,8 +70,9 @@ pub(crate) struct TreeBuilder {
 }
 
 impl TreeBuilder {
-    /// Adds an entry, whose content is chunks that the datastore has or has claimed.
-    pub(crate) fn add(&mut self, sink: &mut Sink<'_>, keys: &Keys, entry: &Entry) -> Result<()> {
+    /// Adds an entry, whose content is chunks that the datastore has or has claimed. Answers the leaf
+    /// that ends with it.
+    pub(crate) fn add(&mut self, sink: &mut Sink<'_>, entry: &Entry) -> Result<Option<Child>> {
         let content = if entry.content.len() > MAX_INLINE {
             let sum = entry
                 .content
@@ -88,40 +89,67 @@ impl TreeBuilder {
         } else {
             Content::Inline
         };
-        self.leaf.push(entry, &content).map_err(refused(entry))?;
+        let bytes = entry.content.iter().map(data_of).sum();
+        self.add_kept(sink, entry, &content, bytes)
+    }
+
+    /// Adds an entry with content that the datastore has, so many bytes without the holes.
+    pub(crate) fn add_kept(
+        &mut self,
+        sink: &mut Sink<'_>,
+        entry: &Entry,
+        content: &Content,
+        bytes: u64,
+    ) -> Result<Option<Child>> {
+        self.leaf.push(entry, content).map_err(refused(entry))?;
         if self.leaf.count() == 1 {
             self.first_path.clone_from(&entry.path);
         }
-        self.leaf_bytes += entry.content.iter().map(data_of).sum::<u64>();
+        self.leaf_bytes += bytes;
         let weight = self.leaf.weight();
         let chosen = weight >= LEAF_MIN
-            && keys
+            && sink
+                .keys
                 .digests
                 .path_boundary(&entry.path)
                 .is_multiple_of(LEAF_ONE_IN);
         if chosen || weight >= LEAF_MAX || self.leaf.path_bytes() >= MAX_LEAF_PATHS / 2 {
-            self.end_leaf(sink)?;
+            return self.end_leaf(sink).map(Some);
         }
-        Ok(())
+        Ok(None)
     }
 
-    fn end_leaf(&mut self, sink: &mut Sink<'_>) -> Result<()> {
+    /// Whether what comes next begins a leaf.
+    pub(crate) fn is_between_leaves(&self) -> bool {
+        self.leaf.count() == 0
+    }
+
+    /// Adds a leaf that the datastore has, where one may begin.
+    pub(crate) fn add_leaf(&mut self, sink: &mut Sink<'_>, leaf: Child) -> Result<()> {
+        self.entries += leaf.entries;
+        self.bytes += leaf.bytes;
+        self.push(sink, 0, leaf)
+    }
+
+    fn end_leaf(&mut self, sink: &mut Sink<'_>) -> Result<Child> {
         let entries = u64::from(self.leaf.count());
         let digest = sink.put(Kind::Leaf, self.leaf.finish())?;
-        let bytes = std::mem::take(&mut self.leaf_bytes);
-        self.entries += entries;
-        self.bytes += bytes;
-        let first_path = std::mem::take(&mut self.first_path);
-        self.push(
-            sink,
-            0,
-            Child {
-                digest,
-                first_path,
-                entries,
-                bytes,
-            },
-        )
+        let leaf = Child {
+            digest,
+            first_path: std::mem::take(&mut self.first_path),
+            entries,
+            bytes: std::mem::take(&mut self.leaf_bytes),
+        };
+        self.add_leaf(sink, leaf.clone())?;
+        Ok(leaf)
+    }
+
+    /// Ends the last leaf; a tree without entries is one empty leaf.
+    pub(crate) fn end(&mut self, sink: &mut Sink<'_>) -> Result<Option<Child>> {
+        if self.leaf.count() > 0 || self.levels.is_empty() {
+            return self.end_leaf(sink).map(Some);
+        }
+        Ok(None)
     }
 
     fn push(&mut self, sink: &mut Sink<'_>, level: usize, child: Child) -> Result<()> {
@@ -159,11 +187,9 @@ impl TreeBuilder {
         )
     }
 
-    /// Ends the tree; one without entries is one empty leaf.
+    /// Ends the tree.
     pub(crate) fn finish(mut self, sink: &mut Sink<'_>) -> Result<Built> {
-        if self.leaf.count() > 0 || self.levels.is_empty() {
-            self.end_leaf(sink)?;
-        }
+        self.end(sink)?;
         let mut level = 0;
         let root = loop {
             let children = std::mem::take(&mut self.levels[level]);

@@ -10,6 +10,8 @@ use crate::read::SnapshotInfo;
 use crate::tree::{Sink, TreeBuilder};
 use format::entry::{Entry, Timestamp};
 use format::frame::{FrameKeys, MAX_PLAIN, check_at_end};
+use format::leaf::Content;
+use format::node::Child;
 use format::snapshot::{Clear, Details, MAX_PROBLEMS, Problem, Snapshot, Unsigned};
 use format::{Digest, SnapshotId};
 use std::sync::Arc;
@@ -63,6 +65,14 @@ impl Chunks {
             });
         }
         self.ingest.put_data(&self.keys, &self.progress, content)
+    }
+
+    /// See [`SnapshotWriter::known`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn known(&self, digest: &Digest) -> Result<bool> {
+        self.ingest.known(digest)
     }
 
     /// Counts bytes of the source gone through.
@@ -141,21 +151,82 @@ impl SnapshotWriter {
         self.ingest.known(digest)
     }
 
-    /// Adds the next entry in the order of paths; its extents name chunks put before, or known.
-    ///
-    /// # Errors
-    /// An entry out of order or out of bounds; a chunk that is not there; the pipeline's failure.
-    pub fn add_entry(&mut self, entry: &Entry) -> Result<()> {
-        self.progress.check()?;
-        let mut sink = Sink {
+    /// A key for what is kept outside the datastore about what is in it.
+    pub fn memory_key(&self) -> [u8; 32] {
+        self.keys.digests.memory_key()
+    }
+
+    /// The tree and where its frames go.
+    fn parts(&mut self) -> (&mut TreeBuilder, Sink<'_>) {
+        let sink = Sink {
             ingest: &self.ingest,
             keys: &self.keys,
             progress: &self.progress,
             packer: &mut self.packer,
         };
-        self.tree.add(&mut sink, &self.keys, entry)?;
-        self.progress.add_file();
-        Ok(())
+        (&mut self.tree, sink)
+    }
+
+    /// Adds the next entry in the order of paths; its extents name chunks put before, or known.
+    /// Answers the leaf that ends with it, which holds this entry and those since the one before.
+    ///
+    /// # Errors
+    /// An entry out of order or out of bounds; a chunk that is not there; the pipeline's failure.
+    pub fn add_entry(&mut self, entry: &Entry) -> Result<Option<Child>> {
+        self.progress.check()?;
+        self.progress.add_files(1);
+        let (tree, mut sink) = self.parts();
+        tree.add(&mut sink, entry)
+    }
+
+    /// Adds the next entry with content that is in the datastore, `bytes` of it without its holes,
+    /// as [`SnapshotWriter::add_entry`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn add_kept(
+        &mut self,
+        entry: &Entry,
+        content: &Content,
+        bytes: u64,
+    ) -> Result<Option<Child>> {
+        self.progress.check()?;
+        self.progress.add_files(1);
+        let (tree, mut sink) = self.parts();
+        tree.add_kept(&mut sink, entry, content, bytes)
+    }
+
+    /// Adds a leaf of an earlier snapshot with all its entries, if one may begin here and it is known;
+    /// says whether.
+    ///
+    /// # Errors
+    /// The pipeline's failure.
+    pub fn add_leaf(&mut self, leaf: &Child) -> Result<bool> {
+        self.progress.check()?;
+        if !self.tree.is_between_leaves() || !self.known(&leaf.digest)? {
+            return Ok(false);
+        }
+        self.progress.add_files(leaf.entries);
+        let (tree, mut sink) = self.parts();
+        tree.add_leaf(&mut sink, leaf.clone())?;
+        Ok(true)
+    }
+
+    /// The entries of a leaf of an earlier snapshot.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn entries_of(&self, leaf: &Digest) -> Result<Vec<(Entry, Content)>> {
+        self.core.read_leaf(&self.keys, leaf)
+    }
+
+    /// Ends the tree before the commit, and answers the last leaf if entries were left for one.
+    ///
+    /// # Errors
+    /// As [`SnapshotWriter::add_entry`].
+    pub fn end(&mut self) -> Result<Option<Child>> {
+        let (tree, mut sink) = self.parts();
+        tree.end(&mut sink)
     }
 
     /// Notes a file that was skipped or changed while it was read.

@@ -451,7 +451,7 @@ impl Draft {
 
     /// The next entry in the order of paths.
     pub(crate) fn add_entry(&mut self, entry: &Entry) -> Result<(), Error> {
-        self.0.add_entry(entry).map_err(told)
+        self.0.add_entry(entry).map(|_| ()).map_err(told)
     }
 
     /// A file that was skipped or changed while it was read.

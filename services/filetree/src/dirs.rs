@@ -36,9 +36,9 @@ impl<T> Dirs<T> {
     }
 
     /// Goes down into `fd`, which the caller opened below the present top.
-    pub(crate) fn enter(&mut self, fd: OwnedFd, stat: &Stat, payload: T) {
+    pub(crate) fn enter(&mut self, fd: Arc<OwnedFd>, stat: &Stat, payload: T) {
         self.levels.push(Level {
-            fd: Some(Arc::new(fd)),
+            fd: Some(fd),
             id: (stat.st_dev, stat.st_ino),
             payload,
         });
@@ -87,13 +87,13 @@ mod tests {
     fn deep(dirs: &mut Dirs<usize>, start: &std::path::Path, levels: usize) {
         let root = openat(CWD, start, DIRECTORY, Mode::empty()).unwrap();
         let stat = fstat(&root).unwrap();
-        dirs.enter(root, &stat, 0);
+        dirs.enter(root.into(), &stat, 0);
         for level in 1..=levels {
             let parent = dirs.top().unwrap().0.unwrap().clone();
             mkdirat(&parent, "d", Mode::RWXU).unwrap();
             let fd = openat(&parent, "d", DIRECTORY, Mode::empty()).unwrap();
             let stat = fstat(&fd).unwrap();
-            dirs.enter(fd, &stat, level);
+            dirs.enter(fd.into(), &stat, level);
         }
     }
 

@@ -95,6 +95,9 @@ impl Pattern {
         here[0] = true;
         self.pass_runs(&mut here);
         for &byte in path {
+            if !here.contains(&true) {
+                return false;
+            }
             next.fill(false);
             for (at, part) in self.parts.iter().enumerate().filter(|(at, _)| here[*at]) {
                 match part {

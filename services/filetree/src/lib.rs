@@ -2,6 +2,7 @@
 //!
 //! - [`walk`] yields a tree's entries in snapshot order, and opens their content as data and holes.
 //! - [`mod@write`] makes a tree of entries again, and never writes outside its target.
+//! - [`memory`] keeps what a backup found for the next one.
 //! - [`compare`] says in what two trees differ.
 //! - [`specimen`] makes a tree with everything real servers have, for tests and the main job.
 //!
@@ -11,6 +12,7 @@
 pub mod compare;
 mod dirs;
 mod exclude;
+pub mod memory;
 mod path;
 mod problem;
 pub mod specimen;

@@ -86,6 +86,11 @@ impl DigestKeys {
         ))
     }
 
+    /// Key for what is kept outside a datastore about what is in it.
+    pub fn memory_key(&self) -> [u8; 32] {
+        *blake3::keyed_hash(&self.boundary, b"\0memory of files").as_bytes()
+    }
+
     /// What a datastore keeps in clear to recognise its dedup key.
     pub fn key_check(&self, datastore: &[u8; 16]) -> [u8; 16] {
         first16(blake3::keyed_hash(&self.probe, datastore))

@@ -1,60 +1,39 @@
-//! What the last backup of the same paths found, in the order of the walk: a file whose
-//! fingerprint is as it was then is not read again.
-//!
-//! A flat file, read and written beside the walk, replaced when the site has the snapshot. It can
-//! be lost or damaged at no other cost than reading everything once.
+//! What the last backup of the same paths found: a file that is as it was then is not read again.
+//! Kept by [`filetree::memory`], one block for each file.
 
-use filetree::walk::Fingerprint;
-use format::entry::{Entry, Extent};
+use filetree::memory;
+use filetree::walk::{Fingerprint, Found};
+use format::entry::{Entry, Extent, Xattr};
 use format::extents::length_of;
 use protocol::entry::Run;
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File, OpenOptions};
-use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-const MAGIC: &[u8; 8] = b"SRSEEN\x01\n";
-/// Bytes before the first record: magic, key check, bytes of content in the whole, and their CRC.
-const HEADER: usize = 8 + 16 + 8 + 4;
 /// Most runs of a file that is remembered: 128 GiB in chunks of 64 KiB, the average. A run takes 40
 /// bytes here, about as many in the question to the site and in the record, so such a file comes to
 /// some 400 MB of the 1 GiB the service may have. A longer one is read each time.
 pub(super) const MAX_RUNS: usize = 1 << 21;
-/// Longest record: so many runs of at most 38 bytes (kind, digest, length), and the path.
-const MAX_RECORD: usize = 38 * MAX_RUNS + 2 * format::entry::MAX_PATH;
-/// A memory that no backup renewed for so long is of paths that are not backed up any more.
-const UNUSED: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Longest record: so many runs of at most 38 bytes (kind, digest, length), path and attributes.
+const MAX_RECORD: usize = 38 * MAX_RUNS + 2 * format::entry::MAX_PATH + format::leaf::MAX_ENTRY;
 
-fn crc_of(bytes: &[u8]) -> [u8; 4] {
-    crc32fast::hash(bytes).to_le_bytes()
-}
-
-/// Tells digests of another key from ours.
-pub(super) fn key_check(digest_key: &[u8; 32]) -> [u8; 16] {
-    let hash = blake3::derive_key("strongroom-agent 1 cache of digests", digest_key);
-    std::array::from_fn(|i| hash[i])
+/// Under which key the memory is: digests of another key are none of ours.
+pub(super) fn key(digest_key: &[u8; 32]) -> [u8; 32] {
+    blake3::derive_key("strongroom-agent 1 cache of digests", digest_key)
 }
 
 /// The name of the cache of a backup of these paths and excludes.
 pub fn cache_name(paths: &[PathBuf], excludes: &[Vec<u8>]) -> String {
-    use std::os::unix::ffi::OsStrExt;
-    let mut hasher = blake3::Hasher::new();
-    let mut add = |bytes: &[u8]| {
-        hasher.update(&(bytes.len() as u64).to_le_bytes());
-        hasher.update(bytes);
-    };
-    paths.iter().for_each(|p| add(p.as_os_str().as_bytes()));
-    add(b"");
-    excludes.iter().for_each(|e| add(e));
-    hasher.finalize().to_hex()[..32].to_owned()
+    let paths = paths.iter().map(|p| p.as_os_str().as_bytes());
+    let excludes = excludes.iter().map(|e| &e[..]);
+    memory::name(paths.chain([&b""[..]]).chain(excludes))
 }
 
 #[derive(Serialize)]
 struct Record {
     path: Vec<u8>,
-    fingerprint: Vec<u8>,
+    state: Vec<u8>,
+    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     runs: Vec<Run>,
 }
 
@@ -62,7 +41,8 @@ struct Record {
 #[derive(Deserialize)]
 struct Packed {
     path: Vec<u8>,
-    fingerprint: Vec<u8>,
+    state: Vec<u8>,
+    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     count: u64,
     #[serde(skip)]
     runs: Vec<u8>,
@@ -70,49 +50,37 @@ struct Packed {
 
 /// The last backup's memory.
 pub(super) struct Reader {
-    file: BufReader<File>,
-    total: u64,
+    file: memory::Reader,
     next: Option<Packed>,
 }
 
 impl Reader {
     /// Opens it; `None` when there is none of this key.
-    pub(super) fn open(path: &Path, key_check: [u8; 16]) -> Option<Self> {
-        let mut file = BufReader::with_capacity(1 << 18, File::open(path).ok()?);
-        let mut header = [0; HEADER];
-        file.read_exact(&mut header).ok()?;
-        let (magic, rest) = header.split_first_chunk::<8>()?;
-        let (check, rest) = rest.split_first_chunk::<16>()?;
-        let (total, crc) = rest.split_first_chunk::<8>()?;
-        if magic != MAGIC || *check != key_check || crc != crc_of(total) {
-            return None;
-        }
-        let total = u64::from_le_bytes(*total);
-        let mut reader = Self {
-            file,
-            total,
-            next: None,
-        };
+    pub(super) fn open(path: &Path, key: [u8; 32]) -> Option<Self> {
+        let file = memory::Reader::open(path, key, MAX_RECORD)?;
+        let mut reader = Self { file, next: None };
         reader.advance();
         Some(reader)
     }
 
     /// Bytes of content in the whole.
     pub(super) fn total(&self) -> u64 {
-        self.total
+        self.file.total()
     }
 
-    /// Where the content of this file is, if it is as it was. Asked in the order of the walk.
-    pub(super) fn unchanged(&mut self, path: &[u8], now: &Fingerprint) -> Option<Vec<Extent>> {
+    /// Where the content of this file is, if it is as it was; its attributes are then there too.
+    /// Asked in the order of the walk.
+    pub(super) fn unchanged(&mut self, found: &mut Found) -> Option<Vec<Extent>> {
+        let entry = &mut found.entry;
         while self
             .next
             .as_ref()
-            .is_some_and(|r| Entry::cmp_path(&r.path, path).is_lt())
+            .is_some_and(|r| Entry::cmp_path(&r.path, &entry.path).is_lt())
         {
             self.advance();
         }
-        let record = self.next.as_ref().filter(|r| r.path == path)?;
-        if record.fingerprint != now.to_bytes() {
+        let record = self.next.as_ref().filter(|r| r.path == entry.path)?;
+        if record.state != found.fingerprint.state(entry) {
             return None;
         }
         let record = self.next.take()?;
@@ -125,129 +93,58 @@ impl Reader {
             size = size.checked_add(length_of(&extent))?;
             Some(extent)
         });
-        extents.collect()
+        let extents = extents.collect::<Option<_>>()?;
+        let xattrs = record.xattrs.into_iter();
+        entry.xattrs = xattrs.map(|(name, value)| Xattr { name, value }).collect();
+        Some(extents)
     }
 
     fn advance(&mut self) {
-        self.next = self.record();
-    }
-
-    fn record(&mut self) -> Option<Packed> {
-        let mut prefix = [0; 8];
-        self.file.read_exact(&mut prefix).ok()?;
-        let (length, check) = prefix.split_first_chunk::<4>()?;
-        let length = u32::from_le_bytes(*length) as usize;
-        if length > MAX_RECORD {
-            return None;
-        }
-        let mut bytes = Vec::new();
-        (&mut self.file)
-            .take(length as u64)
-            .read_to_end(&mut bytes)
-            .ok()?;
-        if bytes.len() != length || crc_of(&bytes) != *check {
-            return None;
-        }
-        let (mut record, runs) = postcard::take_from_bytes::<Packed>(&bytes).ok()?;
-        let at = bytes.len() - runs.len();
-        record.runs = bytes.split_off(at);
-        (record.count <= MAX_RUNS as u64).then_some(record)
+        self.next = self.file.next().and_then(unpacked);
     }
 }
 
-/// Removes what no backup will want any more.
-fn sweep(dir: &Path) {
-    for found in fs::read_dir(dir).into_iter().flatten().flatten() {
-        let path = found.path();
-        let unwanted = if path.extension().is_some_and(|e| e == "new") {
-            File::open(&path).is_ok_and(|file| file.try_lock().is_ok())
-        } else {
-            let modified = found.metadata().and_then(|m| m.modified());
-            modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > UNUSED))
-        };
-        if unwanted {
-            let _ = fs::remove_file(path);
-        }
-    }
+fn unpacked(mut bytes: Vec<u8>) -> Option<Packed> {
+    let (mut record, runs) = postcard::take_from_bytes::<Packed>(&bytes).ok()?;
+    let at = bytes.len() - runs.len();
+    record.runs = bytes.split_off(at);
+    (record.count <= MAX_RUNS as u64).then_some(record)
 }
 
 /// The memory of the backup under way.
-pub(super) struct Writer {
-    path: PathBuf,
-    temporary: PathBuf,
-    file: BufWriter<File>,
-    failed: bool,
-}
+pub(super) struct Writer(memory::Writer);
 
 impl Writer {
     /// Begins; `None` when it cannot be written, which costs the next backup its speed only.
-    pub(super) fn create(path: &Path, key_check: [u8; 16]) -> Option<Self> {
-        let temporary = path.with_extension(format!("{}.new", std::process::id()));
-        let dir = path.parent()?;
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .ok()?;
-        sweep(dir);
-        let mut options = OpenOptions::new();
-        let file = options
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary);
-        let file = file.ok()?;
-        // tells it from what a run that was killed has left
-        file.try_lock().ok()?;
-        let mut file = BufWriter::with_capacity(1 << 18, file);
-        let header = [&MAGIC[..], &key_check, &[0; 8 + 4]].concat();
-        file.write_all(&header).ok()?;
-        Some(Self {
-            path: path.into(),
-            temporary,
-            file,
-            failed: false,
-        })
+    pub(super) fn create(path: &Path, key: [u8; 32]) -> Option<Self> {
+        memory::Writer::create(path, key).ok().map(Self)
     }
 
     /// Remembers a file, if it is not too long for that.
-    pub(super) fn add(&mut self, path: &[u8], fingerprint: &Fingerprint, content: &[Extent]) {
-        if content.len() > MAX_RUNS {
+    pub(super) fn add(&mut self, entry: &Entry, fingerprint: &Fingerprint) {
+        if entry.content.len() > MAX_RUNS {
             return;
         }
-        let record = Record {
-            path: path.to_vec(),
-            fingerprint: fingerprint.to_bytes().to_vec(),
-            runs: content.iter().map(Run::from).collect(),
-        };
-        self.failed |= self.write(&record).is_none();
+        let xattrs = entry.xattrs.iter();
+        self.write(&Record {
+            path: entry.path.clone(),
+            state: fingerprint.state(entry),
+            xattrs: xattrs.map(|x| (x.name.clone(), x.value.clone())).collect(),
+            runs: entry.content.iter().map(Run::from).collect(),
+        });
     }
 
-    fn write(&mut self, record: &Record) -> Option<()> {
-        let bytes = postcard::to_stdvec(record).ok()?;
-        self.file
-            .write_all(&(bytes.len() as u32).to_le_bytes())
-            .ok()?;
-        self.file.write_all(&crc_of(&bytes)).ok()?;
-        self.file.write_all(&bytes).ok()
+    fn write(&mut self, record: &Record) {
+        // one that cannot be packed is not remembered
+        if let Ok(bytes) = postcard::to_stdvec(record) {
+            self.0.add(&bytes);
+        }
     }
 
     /// Takes the place of the memory before, once the site has the snapshot. `total`: bytes of
     /// content in the whole.
-    pub(super) fn finish(mut self, total: u64) {
-        let mut write = || -> std::io::Result<()> {
-            self.file.seek(SeekFrom::Start(8 + 16))?;
-            let total = total.to_le_bytes();
-            self.file
-                .write_all(&[&total[..], &crc_of(&total)].concat())?;
-            self.file.flush()?;
-            self.file.get_ref().sync_all()?;
-            fs::rename(&self.temporary, &self.path)
-        };
-        if !self.failed
-            && let Err(error) = write()
-        {
+    pub(super) fn finish(self, total: u64) {
+        if let Err(error) = self.0.finish(total) {
             tracing::warn!(
                 "what was backed up cannot be remembered, all is read next time: {error}"
             );
@@ -255,34 +152,48 @@ impl Writer {
     }
 }
 
-impl Drop for Writer {
-    fn drop(&mut self) {
-        // gone already when it took its place
-        let _ = fs::remove_file(&self.temporary);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use filetree::walk::{Found, Options, Walk};
+    use filetree::walk::{Options, Walk};
     use format::Digest;
     use proptest::collection::vec;
     use proptest::prelude::*;
+    use std::fs;
 
-    #[test]
-    fn what_was_remembered_is_found_in_the_order_of_the_walk() {
+    const KEY: [u8; 32] = [1; 32];
+
+    /// Files of these names in a directory, and a walk over them.
+    fn files(names: &[&str]) -> (tempfile::TempDir, impl Fn() -> Vec<Found>) {
         let dir = tempfile::tempdir().unwrap();
         let tree = dir.path().join("tree");
         fs::create_dir(&tree).unwrap();
-        for name in ["a", "b", "c"] {
+        for name in names {
             fs::write(tree.join(name), name).unwrap();
         }
-        let walk = || Walk::new(std::slice::from_ref(&tree), Options::default()).unwrap();
-        let found: Vec<_> = walk()
-            .filter_map(|f| f.ok())
-            .filter(|f| f.is_file())
-            .collect();
+        let find = move || {
+            let walk = Walk::new(std::slice::from_ref(&tree), Options::default()).unwrap();
+            walk.filter_map(Result::ok).filter(Found::is_file).collect()
+        };
+        (dir, find)
+    }
+
+    fn remember(path: &Path, found: &[Found], content: &[Extent]) {
+        let mut writer = Writer::create(path, KEY).unwrap();
+        for f in found {
+            let content = content.to_vec();
+            let entry = Entry {
+                content,
+                ..f.entry.clone()
+            };
+            writer.add(&entry, &f.fingerprint);
+        }
+        writer.finish(99);
+    }
+
+    #[test]
+    fn what_was_remembered_is_found_in_the_order_of_the_walk() {
+        let (dir, find) = files(&["a", "b", "c"]);
         let path = dir.path().join("caches/x");
         let runs = vec![
             Extent::Data {
@@ -291,68 +202,43 @@ mod tests {
             },
             Extent::Hole { length: 1 << 40 },
         ];
-        let mut writer = Writer::create(&path, [1; 16]).unwrap();
-        assert!(
-            Reader::open(&path, [1; 16]).is_none(),
-            "not before it is finished"
-        );
-        for f in &found {
-            writer.add(&f.entry.path, &f.fingerprint, &runs);
-        }
-        writer.finish(99);
-        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
-        assert!(Reader::open(&path, [2; 16]).is_none(), "another key");
-        let mut reader = Reader::open(&path, [1; 16]).unwrap();
+        let mut found = find();
+        let xattr = Xattr {
+            name: b"user.it".to_vec(),
+            value: b"has".to_vec(),
+        };
+        found[2].entry.xattrs = vec![xattr.clone()];
+        remember(&path, &found, &runs);
+        assert!(Reader::open(&path, [2; 32]).is_none(), "another key");
+        let mut reader = Reader::open(&path, KEY).unwrap();
         assert_eq!(reader.total(), 99);
-        fs::write(tree.join("b"), "changed").unwrap();
-        let now: Vec<_> = walk()
-            .filter_map(|f| f.ok())
-            .filter(|f| f.is_file())
-            .collect();
-        assert_eq!(reader.unchanged(b"Z", &now[0].fingerprint), None);
-        assert_eq!(
-            reader.unchanged(b"a", &now[0].fingerprint),
-            Some(runs.clone())
-        );
-        assert_eq!(reader.unchanged(b"b", &now[1].fingerprint), None);
-        assert_eq!(reader.unchanged(b"c", &now[2].fingerprint), Some(runs));
-        assert_eq!(reader.unchanged(b"d", &now[2].fingerprint), None);
-        // any damage is an end
-        let bytes = fs::read(&path).unwrap();
-        for cut in [HEADER, HEADER + 3, bytes.len() - 1] {
-            fs::write(&path, &bytes[..cut]).unwrap();
-            let mut reader = Reader::open(&path, [1; 16]).unwrap();
-            assert_eq!(reader.unchanged(b"c", &now[2].fingerprint), None);
-        }
-        for at in 0..bytes.len() {
-            let mut flipped = bytes.clone();
-            flipped[at] ^= 1;
-            fs::write(&path, &flipped).unwrap();
-            let found = Reader::open(&path, [1; 16]).map(|mut reader| {
-                assert_eq!(reader.total(), 99);
-                reader.unchanged(b"a", &now[0].fingerprint)?;
-                reader.unchanged(b"c", &now[2].fingerprint)
-            });
-            assert_eq!(found.flatten(), None, "byte {at}");
-        }
+        fs::write(dir.path().join("tree/b"), "changed").unwrap();
+        fs::write(dir.path().join("tree/bb"), "new").unwrap();
+        let mut now = find();
+        let answers: Vec<_> = now.iter_mut().map(|f| reader.unchanged(f)).collect();
+        assert_eq!(answers, [Some(runs.clone()), None, None, Some(runs)]);
+        assert_eq!(now[3].entry.xattrs, [xattr]);
+        // the name of an owner is not the file's to change
+        let mut reader = Reader::open(&path, KEY).unwrap();
+        now[0].entry.user = b"renamed".to_vec();
+        assert_eq!(reader.unchanged(&mut now[0]), None);
     }
 
     proptest! {
-        /// Also with a checksum that fits, no record says more than a file can be long.
+        /// Also with a check that fits, no record says more than a file can be long.
         #[test]
         fn no_file_of_records_is_more_than_a_loss(
             runs in vec((any::<bool>(), any::<u32>(), any::<u64>()), 0..8),
             tail in vec(any::<u8>(), 0..64),
         ) {
-            let dir = tempfile::tempdir().unwrap();
-            fs::write(dir.path().join("a"), "a").unwrap();
-            let walk = Walk::new(&[dir.path().join("a")], Options::default()).unwrap();
-            let found = walk.filter_map(Result::ok).find(Found::is_file).unwrap();
+            let (dir, find) = files(&["a", "b"]);
+            let mut found = find();
             let path = dir.path().join("x");
-            let mut writer = Writer::create(&path, [1; 16]).unwrap();
-            let record = Record {
+            let mut writer = Writer::create(&path, KEY).unwrap();
+            writer.write(&Record {
                 path: b"a".to_vec(),
-                fingerprint: found.fingerprint.to_bytes().to_vec(),
+                state: found[0].fingerprint.state(&found[0].entry),
+                xattrs: Vec::new(),
                 runs: runs
                     .into_iter()
                     .map(|(data, short, long)| match data {
@@ -360,67 +246,40 @@ mod tests {
                         false => Run::Hole(long),
                     })
                     .collect(),
-            };
-            writer.write(&record).unwrap();
-            writer.file.write_all(&tail).unwrap();
+            });
+            writer.0.add(&tail);
             writer.finish(0);
-            let mut reader = Reader::open(&path, [1; 16]).unwrap();
-            if let Some(content) = reader.unchanged(b"a", &found.fingerprint) {
+            let mut reader = Reader::open(&path, KEY).unwrap();
+            if let Some(content) = reader.unchanged(&mut found[0]) {
                 content.iter().map(length_of).fold(0_u64, |sum, l| sum.checked_add(l).unwrap());
             }
-            reader.unchanged(b"b", &found.fingerprint);
+            reader.unchanged(&mut found[1]);
         }
     }
 
     #[test]
     fn a_file_of_more_runs_than_memory_allows_is_not_remembered() {
-        let dir = tempfile::tempdir().unwrap();
-        for name in ["a", "b"] {
-            fs::write(dir.path().join(name), name).unwrap();
-        }
-        let walk = Walk::new(&[dir.path().into()], Options::default()).unwrap();
-        let found: Vec<_> = walk
-            .filter_map(Result::ok)
-            .filter(Found::is_file)
-            .map(|f| f.fingerprint)
-            .collect();
+        let (dir, find) = files(&["a", "b"]);
+        let mut found = find();
         let path = dir.path().join("caches/x");
         let many = vec![Extent::Hole { length: 1 }; MAX_RUNS + 1];
-        let mut writer = Writer::create(&path, [1; 16]).unwrap();
-        writer.add(b"a", &found[0], &many);
-        writer.add(b"b", &found[1], &many[1..]);
-        writer.finish(0);
-        let mut reader = Reader::open(&path, [1; 16]).unwrap();
-        assert_eq!(reader.unchanged(b"a", &found[0]), None);
-        assert!(reader.unchanged(b"b", &found[1]).is_some());
+        remember(&path, &found[..1], &many);
+        let mut reader = Reader::open(&path, KEY).unwrap();
+        assert_eq!(reader.unchanged(&mut found[0]), None);
+        remember(&path, &found[1..], &many[1..]);
+        let mut reader = Reader::open(&path, KEY).unwrap();
+        assert!(reader.unchanged(&mut found[1]).is_some());
         // and what says it has them is damaged
-        let mut writer = Writer::create(&path, [1; 16]).unwrap();
-        let record = Record {
+        let mut writer = Writer::create(&path, KEY).unwrap();
+        writer.write(&Record {
             path: b"a".to_vec(),
-            fingerprint: found[0].to_bytes().to_vec(),
+            state: found[0].fingerprint.state(&found[0].entry),
+            xattrs: Vec::new(),
             runs: many.iter().map(Run::from).collect(),
-        };
-        writer.write(&record).unwrap();
+        });
         writer.finish(0);
-        let mut reader = Reader::open(&path, [1; 16]).unwrap();
-        assert_eq!(reader.unchanged(b"a", &found[0]), None);
-    }
-
-    #[test]
-    fn what_no_backup_will_want_goes_when_one_begins() {
-        let dir = tempfile::tempdir().unwrap();
-        let at = |name: &str| dir.path().join(name);
-        let [killed, old, young] = ["x.1.new", "old", "young"].map(at);
-        let under_way = Writer::create(&at("other"), [1; 16]).unwrap();
-        for path in [&killed, &old, &young] {
-            fs::write(path, "").unwrap();
-        }
-        let months_ago = std::time::SystemTime::now() - UNUSED - Duration::from_secs(60);
-        File::open(&old).unwrap().set_modified(months_ago).unwrap();
-        Writer::create(&at("x"), [1; 16]).unwrap().finish(0);
-        assert!(!killed.exists() && !old.exists() && young.exists());
-        under_way.finish(0);
-        assert!(at("other").exists() && at("x").exists());
+        let mut reader = Reader::open(&path, KEY).unwrap();
+        assert_eq!(reader.unchanged(&mut found[0]), None);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::Counters;
 use super::cache;
 use chunking::{Chunker, Cutter, DigestKeys, Sizes};
-use filetree::walk::{Content, Fingerprint, Found, Segment, Walk};
+use filetree::walk::{Attributes, Content, Fingerprint, Found, Segment, Walk};
 use filetree::{Problem, ProblemKind};
 use format::Digest;
 use format::entry::{Entry, Extent};
@@ -63,7 +63,8 @@ impl ForOneFile {
             began: self.began,
             room: Arc::new(Semaphore::new(0)),
         };
-        tokio::task::spawn_blocking(move || reader.file(&found).map(|_| ()));
+        let settled = found.fingerprint.settled(self.began);
+        tokio::task::spawn_blocking(move || reader.file(&found, settled).map(|_| ()));
         queue
     }
 }
@@ -102,10 +103,10 @@ impl Reader {
 
     /// Reads everything the walk finds.
     pub(super) fn all(mut self, mut walk: Walk, mut cache: Option<cache::Reader>) {
-        while let Some(found) = walk.next() {
+        let mut attributes = walk.attributes();
+        while let Some(found) = walk.step() {
             let stay = match found {
-                Ok(found) if found.is_file() => self.file_or_cache(&mut walk, found, &mut cache),
-                Ok(found) => self.put(Item::Entry(Box::new(found.entry), None)),
+                Ok(found) => self.object(&mut walk, found, &mut attributes, &mut cache),
                 Err(problem) => self.put(Item::Problem(problem)),
             };
             self.counters.entries.fetch_add(1, Relaxed);
@@ -122,10 +123,11 @@ impl Reader {
         self.items.blocking_send(item).map_err(|_| Gone)
     }
 
-    fn file_or_cache(
+    fn object(
         &mut self,
         walk: &mut Walk,
-        found: Found,
+        mut found: Found,
+        attributes: &mut Attributes,
         cache: &mut Option<cache::Reader>,
     ) -> Result<(), Gone> {
         if self.distrust.load(Relaxed) {
@@ -133,7 +135,8 @@ impl Reader {
         }
         let remembered = cache
             .as_mut()
-            .and_then(|cache| cache.unchanged(&found.entry.path, &found.fingerprint));
+            .filter(|_| found.is_file())
+            .and_then(|cache| cache.unchanged(&mut found));
         if let Some(extents) = remembered {
             self.counters.done.fetch_add(data_of(&extents), Relaxed);
             // nothing is read and so nothing else slows this: many long files would fill memory
@@ -141,14 +144,19 @@ impl Reader {
             let held = Handle::current().block_on(held).map_err(|_| Gone)?;
             return self.put(Item::Unchanged(Box::new(found), extents, held));
         }
-        if !self.file(&found)? {
+        let lacking = attributes.complete(&mut found);
+        // one whose attributes could not be read is tried again
+        let settled = lacking.is_none() && found.fingerprint.settled(self.began);
+        if !found.is_file() {
+            self.put(Item::Entry(Box::new(found.entry), None))?;
+        } else if !self.file(&found, settled)? {
             walk.forget(&found);
         }
-        Ok(())
+        lacking.map_or(Ok(()), |problem| self.put(Item::Problem(problem)))
     }
 
     /// Reads a file; false when it could not be read and its entry is left out.
-    fn file(&mut self, found: &Found) -> Result<bool, Gone> {
+    fn file(&mut self, found: &Found, settled: bool) -> Result<bool, Gone> {
         let mut content = match found.open() {
             Ok(content) => content,
             Err(problem) => return self.put(Item::Problem(problem)).map(|()| false),
@@ -169,7 +177,7 @@ impl Reader {
                 Err(problem) => return self.put(Item::Problem(problem)).map(|()| false),
             }
         }
-        let mut fingerprint = Some(found.fingerprint).filter(|f| f.settled(self.began));
+        let mut fingerprint = settled.then_some(found.fingerprint);
         if let Some(problem) = content.finish() {
             fingerprint = None;
             let kept = problem.kind == ProblemKind::Changed;
@@ -261,10 +269,14 @@ mod tests {
         }
         let walk = || Walk::new(std::slice::from_ref(&tree), Default::default()).unwrap();
         let remembered = dir.path().join("remembered");
-        let mut memory = cache::Writer::create(&remembered, [1; 16]).unwrap();
+        let mut memory = cache::Writer::create(&remembered, [1; 32]).unwrap();
         let long = vec![Extent::Hole { length: 1 }; cache::MAX_RUNS];
         for found in walk().filter_map(Result::ok).filter(Found::is_file) {
-            memory.add(&found.entry.path, &found.fingerprint, &long);
+            let entry = Entry {
+                content: long.clone(),
+                ..found.entry
+            };
+            memory.add(&entry, &found.fingerprint);
         }
         memory.finish(0);
         let terms = Terms {
@@ -275,7 +287,7 @@ mod tests {
         let now = SystemTime::now();
         let reader = Reader::new(&terms, items, Arc::default(), Arc::default(), now);
         let room = reader.room.clone();
-        let (walk, cache) = (walk(), cache::Reader::open(&remembered, [1; 16]));
+        let (walk, cache) = (walk(), cache::Reader::open(&remembered, [1; 32]));
         tokio::task::spawn_blocking(move || reader.all(walk, cache));
         for name in [b"a", b"b"] {
             let (found, held) = loop {

@@ -362,7 +362,7 @@ impl<S: Stream> Sender<S> {
         self.out.extend_from_slice(&message);
         self.data += data_of(&entry.content);
         if let (Some(memory), Some(fingerprint)) = (&mut self.memory, fingerprint) {
-            memory.add(&entry.path, &fingerprint, &entry.content);
+            memory.add(&entry, &fingerprint);
         }
         Ok(())
     }

@@ -9,12 +9,14 @@ use tempfile::TempDir;
 /// A scratch directory with a datastore `s` and its key file `k`.
 pub(crate) struct Bench {
     pub(crate) temp: TempDir,
+    pub(crate) caches: TempDir,
 }
 
 impl Bench {
     pub(crate) fn new() -> Self {
         let this = Self {
             temp: TempDir::new().unwrap(),
+            caches: TempDir::new().unwrap(),
         };
         this.good(&["init", "s", "--key-file", "k"]);
         this
@@ -28,6 +30,7 @@ impl Bench {
         let mut command = Command::new(env!("CARGO_BIN_EXE_strongroom"));
         command.arg("store").args(arguments);
         command.current_dir(self.temp.path());
+        command.env("XDG_CACHE_HOME", self.caches.path());
         command
     }
 

@@ -6,6 +6,7 @@ mod copies;
 mod forge;
 mod hostile;
 mod schema;
+mod unchanged;
 
 use bench::{Bench, told};
 use engine::storage::directory::Directory;

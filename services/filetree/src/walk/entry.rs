@@ -5,9 +5,9 @@ use std::os::fd::OwnedFd;
 use format::entry::{Entry, Kind};
 use rustix::fs::{FileType, Stat, readlinkat};
 
-use super::{Walk, found};
+use super::{Found, Walk, found};
 use crate::problem::{Problem, ProblemKind, errno_text};
-use crate::xattrs::Place;
+use crate::xattrs::Xattrs;
 
 /// A file with several names, the first of which was seen.
 pub(super) struct Links {
@@ -75,28 +75,7 @@ impl Walk {
         })
     }
 
-    pub(super) fn entry(
-        &mut self,
-        path: Vec<u8>,
-        kind: Kind,
-        stat: &Stat,
-        place: Place<'_>,
-        source: &[u8],
-    ) -> Entry {
-        // a second name's attributes are those of the first
-        let read = match (&mut self.xattrs, &kind) {
-            (None, _) | (_, Kind::HardLink(_)) => Ok(Vec::new()),
-            (Some(xattrs), _) => xattrs.read(place),
-        };
-        let xattrs = read.unwrap_or_else(|errno| {
-            let sentence = format!(
-                "its extended attributes cannot be read ({}); run the agent as root, or check the file system",
-                errno_text(errno)
-            );
-            self.queued
-                .push_back(Problem::new(source, ProblemKind::Attributes, sentence));
-            Vec::new()
-        });
+    pub(super) fn entry(&mut self, path: Vec<u8>, kind: Kind, stat: &Stat) -> Entry {
         Entry {
             path,
             size: match kind {
@@ -110,8 +89,47 @@ impl Walk {
             user: self.owners.user(stat.st_uid),
             group: self.owners.group(stat.st_gid),
             modified: found::modified(stat),
-            xattrs,
+            xattrs: Vec::new(),
             content: Vec::new(),
+        }
+    }
+}
+
+/// Reads what one look at an object does not say, with buffers it keeps.
+pub struct Attributes {
+    /// None without /proc.
+    xattrs: Option<Xattrs>,
+}
+
+impl Attributes {
+    pub(super) fn new(has_proc: bool) -> Self {
+        Self {
+            xattrs: has_proc.then(Xattrs::new),
+        }
+    }
+
+    /// Reads the extended attributes into the entry; says why it lacks them.
+    pub fn complete(&mut self, found: &mut Found) -> Option<Problem> {
+        // a second name's attributes are those of the first
+        if matches!(found.entry.kind, Kind::HardLink(_)) {
+            return None;
+        }
+        match self.xattrs.as_mut()?.read(found.place()) {
+            Ok(xattrs) => {
+                found.entry.xattrs = xattrs;
+                None
+            }
+            Err(errno) => {
+                let sentence = format!(
+                    "its extended attributes cannot be read ({}); run the agent as root, or check the file system",
+                    errno_text(errno)
+                );
+                Some(Problem::new(
+                    found.source(),
+                    ProblemKind::Attributes,
+                    sentence,
+                ))
+            }
         }
     }
 }

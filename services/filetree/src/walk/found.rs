@@ -1,44 +1,47 @@
 //! What a walk found, and how its file is told from a changed one.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use format::entry::{Entry, Kind, Timestamp};
-use rustix::fs::Stat;
+use rustix::fs::{FileType, Stat};
 
 use super::content::Content;
 use crate::problem::Problem;
+use crate::xattrs::Place;
 
 /// An object of the live tree. It can go to another thread; it keeps its directory open.
 pub struct Found {
-    /// What a snapshot says of it; content empty, size as found.
+    /// What a snapshot says of it; content empty, size as found. Extended attributes are there when
+    /// the walk was asked as an iterator, or after [`Attributes::complete`](super::Attributes::complete).
     pub entry: Entry,
     /// What tells it from a changed one.
     pub fingerprint: Fingerprint,
     /// Bytes it is likely to have to be read for: its size, or less where it is sparse.
     pub occupied: u64,
-    dir: Option<Arc<OwnedFd>>,
+    /// Whether it is no directory and has further names, here or elsewhere.
+    pub has_other_names: bool,
+    at: At,
     source: Vec<u8>,
 }
 
-impl Found {
-    pub(super) fn new(entry: Entry, stat: &Stat, dir: Arc<OwnedFd>, source: Vec<u8>) -> Self {
-        Self {
-            entry,
-            fingerprint: Fingerprint::of(stat),
-            occupied: occupied(stat),
-            dir: Some(dir),
-            source,
-        }
-    }
+/// By what an object is reached.
+pub(super) enum At {
+    /// A directory that was opened.
+    Open(Arc<OwnedFd>),
+    /// The last part of its path, in this directory.
+    In(Arc<OwnedFd>),
+}
 
-    pub(super) fn directory(entry: Entry, stat: &Stat, source: Vec<u8>) -> Self {
+impl Found {
+    pub(super) fn new(entry: Entry, stat: &Stat, at: At, source: Vec<u8>) -> Self {
         Self {
             entry,
             fingerprint: Fingerprint::of(stat),
             occupied: occupied(stat),
-            dir: None,
+            has_other_names: has_other_names(stat),
+            at,
             source,
         }
     }
@@ -59,19 +62,29 @@ impl Found {
     /// It is not a regular file (any more), vanished, or may not be read: leave its entry out, and
     /// tell the walk by [`Walk::forget`](super::Walk::forget).
     pub fn open(&self) -> Result<Content, Problem> {
-        let name_at = self
-            .source
-            .iter()
-            .rposition(|b| *b == b'/')
-            .map_or(0, |at| at + 1);
-        let dir = self.dir.as_deref().filter(|_| self.is_file());
-        Content::open(dir, &self.source[name_at..], self.fingerprint, &self.source)
+        let dir = match &self.at {
+            At::In(dir) if self.is_file() => Some(&**dir),
+            _ => None,
+        };
+        Content::open(dir, self.name(), self.fingerprint, &self.source)
+    }
+
+    /// Where its extended attributes are read.
+    pub(super) fn place(&self) -> Place<'_> {
+        match &self.at {
+            At::Open(directory) => Place::Open(directory.as_fd()),
+            At::In(dir) => Place::Named(dir.as_fd(), self.name()),
+        }
+    }
+
+    fn name(&self) -> &[u8] {
+        crate::path::split(&self.source).1
     }
 }
 
 /// What the kernel says of a file that no change of its content leaves as it was. Where it equals
-/// the one of an earlier read, and that one was [`settled`](Self::settled), the file need not be
-/// read again.
+/// the one of an earlier read, and that one was [`settled`](Self::settled), neither
+/// the file nor its extended attributes need be read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fingerprint {
     /// Device of the file system.
@@ -122,6 +135,17 @@ impl Fingerprint {
         i64::try_from(before.as_secs()).is_ok_and(|before| last.seconds < before)
     }
 
+    /// What has to be as it was for the whole entry, which was found with this fingerprint, to be as
+    /// it was: also the names of its owners, and the file it is another name of.
+    pub fn state(&self, entry: &Entry) -> Vec<u8> {
+        let first = match &entry.kind {
+            Kind::HardLink(first) => &first[..],
+            _ => b"",
+        };
+        // none of them can hold a NUL
+        [&self.to_bytes()[..], &entry.user, &entry.group, first].join(&0)
+    }
+
     /// A fixed encoding for a cache: little-endian, in the order of the fields, not a format that
     /// is kept across versions.
     pub fn to_bytes(&self) -> [u8; Self::BYTES] {
@@ -143,6 +167,10 @@ impl Fingerprint {
         }
         out
     }
+}
+
+pub(super) fn has_other_names(stat: &Stat) -> bool {
+    stat.st_nlink > 1 && FileType::from_raw_mode(stat.st_mode) != FileType::Directory
 }
 
 /// `st_blocks` counts 512 bytes, whatever the file system's block (stat(3type)).

@@ -54,7 +54,7 @@ mod pseudo;
 mod roots;
 
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -64,14 +64,15 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, openat, stat
 use crate::dirs::{DIRECTORY, Dirs};
 use crate::exclude::Pattern;
 use crate::problem::{Problem, ProblemKind};
-use crate::xattrs::{Place, Xattrs};
 
 pub use content::{Content, Segment};
+pub use entry::Attributes;
 pub use found::{Fingerprint, Found};
 pub use roots::RootError;
 
 use content::open_quietly;
 use entry::Links;
+use found::At;
 use listing::Names;
 use roots::Roots;
 
@@ -102,8 +103,8 @@ pub struct Walk {
     queued: VecDeque<Problem>,
     links: HashMap<(u64, u64), Links>,
     owners: owners::Owners,
-    /// None without /proc.
-    xattrs: Option<Xattrs>,
+    has_proc: bool,
+    attributes: Attributes,
     listing: listing::Lister,
 }
 
@@ -143,7 +144,8 @@ impl Walk {
             queued,
             links: HashMap::new(),
             owners: owners::Owners::new(),
-            xattrs: has_proc.then(Xattrs::new),
+            has_proc,
+            attributes: Attributes::new(has_proc),
             listing: listing::Lister::new(),
         })
     }
@@ -161,6 +163,48 @@ impl Walk {
         }
     }
 
+    /// Reads what [`step`](Self::step) leaves out, in whatever thread.
+    pub fn attributes(&self) -> Attributes {
+        Attributes::new(self.has_proc)
+    }
+
+    /// What comes next, by one look at it: extended attributes are left out.
+    pub fn step(&mut self) -> Option<Result<Found, Problem>> {
+        if !self.started {
+            self.started = true;
+            return Some(self.start());
+        }
+        loop {
+            if let Some(problem) = self.queued.pop_front() {
+                return Some(Err(problem));
+            }
+            let (dir, level) = self.dirs.top()?;
+            let (lost, above) = (dir.is_none(), level.above);
+            match level.names.next() {
+                Some(_) if lost => {
+                    level.names = Names::default();
+                    let source = self.roots.source(&self.path);
+                    let sentence = "was moved while its tree was read, the rest of what it holds \
+                                    is not in the backup; back up again";
+                    return Some(Err(Problem::new(
+                        &source,
+                        ProblemKind::Unreadable,
+                        sentence,
+                    )));
+                }
+                Some(name) => {
+                    if let Some(found) = self.visit(&name) {
+                        return Some(found);
+                    }
+                }
+                None => {
+                    self.dirs.leave();
+                    self.path.truncate(above);
+                }
+            }
+        }
+    }
+
     fn start(&mut self) -> Result<Found, Problem> {
         let source = self.roots.source(b"");
         let failed = |errno| Problem::reading(&source, "cannot be opened", errno);
@@ -174,13 +218,7 @@ impl Walk {
     fn directory(&mut self, path: Vec<u8>, fd: OwnedFd, stat: Stat, above: usize) -> Found {
         let source = self.roots.source(&path);
         let way = self.roots.leads_on(&path);
-        let entry = self.entry(
-            path,
-            Kind::Directory,
-            &stat,
-            Place::Open(fd.as_fd()),
-            &source,
-        );
+        let entry = self.entry(path, Kind::Directory, &stat);
         let names = if way {
             Ok(self.roots.below(&entry.path))
         } else {
@@ -200,9 +238,9 @@ impl Walk {
             dev: stat.st_dev,
             way,
         };
-        let dir = Found::directory(entry, &stat, source.clone());
-        self.dirs.enter(fd, &stat, level);
-        dir
+        let fd = Arc::new(fd);
+        self.dirs.enter(fd.clone(), &stat, level);
+        Found::new(entry, &stat, At::Open(fd), source)
     }
 
     /// One name of the innermost directory. None: it is left out.
@@ -244,16 +282,15 @@ impl Walk {
             Ok(kind) => kind,
             Err(problem) => return Some(Err(problem)),
         };
-        let place = Place::Named(dir.as_fd(), name);
-        let entry = self.entry(path, kind, &stat, place, &source);
-        Some(Ok(Found::new(entry, &stat, dir, source)))
+        let entry = self.entry(path, kind, &stat);
+        Some(Ok(Found::new(entry, &stat, At::In(dir), source)))
     }
 
     #[expect(clippy::too_many_arguments, reason = "the parts of one visit")]
     fn subdirectory(
         &mut self,
         path: Vec<u8>,
-        dir: &OwnedFd,
+        dir: &Arc<OwnedFd>,
         name: &[u8],
         stat: Stat,
         above: usize,
@@ -261,9 +298,9 @@ impl Walk {
         source: Vec<u8>,
     ) -> Result<Found, Problem> {
         let bare = |walk: &mut Self, path| {
-            let place = Place::Named(dir.as_fd(), name);
-            let entry = walk.entry(path, Kind::Directory, &stat, place, &source);
-            Ok(Found::directory(entry, &stat, source.clone()))
+            let entry = walk.entry(path, Kind::Directory, &stat);
+            let at = At::In(Arc::clone(dir));
+            Ok(Found::new(entry, &stat, at, source.clone()))
         };
         if mounted
             && (self.options.one_file_system
@@ -291,38 +328,10 @@ impl Iterator for Walk {
     type Item = Result<Found, Problem>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if !self.started {
-            self.started = true;
-            return Some(self.start());
+        let mut found = self.step()?;
+        if let Ok(found) = &mut found {
+            self.queued.extend(self.attributes.complete(found));
         }
-        loop {
-            if let Some(problem) = self.queued.pop_front() {
-                return Some(Err(problem));
-            }
-            let (dir, level) = self.dirs.top()?;
-            let (lost, above) = (dir.is_none(), level.above);
-            match level.names.next() {
-                Some(_) if lost => {
-                    level.names = Names::default();
-                    let source = self.roots.source(&self.path);
-                    let sentence = "was moved while its tree was read, the rest of what it holds \
-                                    is not in the backup; back up again";
-                    return Some(Err(Problem::new(
-                        &source,
-                        ProblemKind::Unreadable,
-                        sentence,
-                    )));
-                }
-                Some(name) => {
-                    if let Some(found) = self.visit(&name) {
-                        return Some(found);
-                    }
-                }
-                None => {
-                    self.dirs.leave();
-                    self.path.truncate(above);
-                }
-            }
-        }
+        Some(found)
     }
 }

@@ -68,7 +68,7 @@ impl Writer {
         let stat = fstat(&fd).map_err(|errno| failed(self, errno))?;
         let above = self.path.len();
         let entry = self.wait(entry);
-        self.dirs.enter(fd, &stat, Pending { above, entry });
+        self.dirs.enter(fd.into(), &stat, Pending { above, entry });
         self.path.clear();
         self.path.extend_from_slice(path);
         Ok(())

@@ -143,7 +143,7 @@ impl Writer {
             entry: None,
         };
         let stat = fstat(&fd).map_err(|e| failed(e.into()))?;
-        dirs.enter(fd, &stat, pending);
+        dirs.enter(fd.into(), &stat, pending);
         Ok(Self {
             target: target.to_path_buf(),
             options,
