@@ -27,7 +27,10 @@ const LAYERS: &[(u8, &[&str])] = &[
             "keyd", "poold", "engined", "jobd", "uplinkd", "enrold", "portald",
         ],
     ),
-    (4, &["ctl", "agent", "centred", "xtask", "qemu-tests"]),
+    (
+        4,
+        &["ctl", "agent", "centred", "bench", "xtask", "qemu-tests"],
+    ),
 ];
 
 /// Nobody is built with a daemon: they meet on the bus only.

@@ -6,7 +6,7 @@
 
 mod mutate;
 mod parts;
-mod random;
+pub mod random;
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;

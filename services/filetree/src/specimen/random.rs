@@ -1,12 +1,14 @@
 //! Numbers and bytes that follow from a seed.
 
 /// SplitMix64: small, and the same everywhere.
-pub(super) struct Random {
+#[derive(Clone, Debug)]
+pub struct Random {
     state: u64,
 }
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Self {
+    /// The numbers that follow from this seed.
+    pub fn new(seed: u64) -> Self {
         Self { state: seed }
     }
 
@@ -19,12 +21,12 @@ impl Random {
     }
 
     /// A number below `limit`, which is not 0.
-    pub(super) fn below(&mut self, limit: u64) -> u64 {
+    pub fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }
 
     /// Bytes that do not compress.
-    pub(super) fn bytes(&mut self, length: u64) -> Vec<u8> {
+    pub fn bytes(&mut self, length: u64) -> Vec<u8> {
         let mut out = Vec::new();
         while (out.len() as u64) < length {
             out.extend_from_slice(&self.next().to_le_bytes());
@@ -34,7 +36,7 @@ impl Random {
     }
 
     /// Text like a log's, which does.
-    pub(super) fn text(&mut self, length: u64) -> Vec<u8> {
+    pub fn text(&mut self, length: u64) -> Vec<u8> {
         const WORDS: [&str; 8] = [
             "accepted", "closed", "from", "port", "user", "session", "opened", "for",
         ];

@@ -1,0 +1,100 @@
+//! `./dev bench`: our engine beside its peers on the same data, and beside what the machine can do.
+
+mod corpus;
+mod figures;
+mod limits;
+mod machine;
+mod measure;
+mod report;
+mod rounds;
+mod sys;
+mod tools;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+use corpus::Corpus;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Measures our engine beside its peers on the same data, and the machine's own limits.
+#[derive(Parser)]
+#[command(name = "bench")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// A small corpus, for trying the tool; its figures mean nothing
+    #[arg(long, global = true)]
+    small: bool,
+    /// How often everything is measured
+    #[arg(long, global = true, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
+    runs: u8,
+}
+
+#[derive(Clone, Copy, Subcommand)]
+enum Command {
+    /// Our engine, its peers and the limits; written to docs/benchmarks.md unless it is small
+    All,
+    /// Only the engine against the sum of its parts
+    Limits,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let workspace = here
+        .ancestors()
+        .nth(2)
+        .context("services/bench lies two below")?;
+    let bench = workspace.join(".cache/bench");
+    let (tools, absent) = tools::all();
+    let Some(ours) = tools.iter().find(|tool| tool.name == tools::OURS) else {
+        bail!(
+            "{}; `./dev bench` builds it and says where it is",
+            absent.join("; ")
+        );
+    };
+    let scale = match arguments.small {
+        true => &corpus::SMALL,
+        false => &corpus::FULL,
+    };
+    let corpus = Corpus::at(&bench, scale)?;
+    let work = bench.join("work");
+    // what an interruption left
+    corpus::remove(&work)?;
+    std::fs::create_dir_all(&work)?;
+    let machine = machine::Machine::look(workspace)?;
+    let results = match arguments.command {
+        Command::All => Some(rounds::run(&corpus, &tools, &work, arguments.runs)?),
+        Command::Limits => None,
+    };
+    let limits = limits::run(&corpus, ours, &work, arguments.runs)?;
+    corpus::remove(&work)?;
+    let report = report::Report {
+        machine,
+        corpus: &corpus,
+        tools: &tools,
+        absent: &absent,
+        limits,
+        runs: arguments.runs,
+    };
+    let Some(results) = results else {
+        print!("{}", report.limits());
+        return Ok(());
+    };
+    let text = report.all(&results)?;
+    print!("{text}");
+    if !arguments.small {
+        let file = workspace.join("docs/benchmarks.md");
+        std::fs::write(&file, text).with_context(|| file.display().to_string())?;
+    }
+    Ok(())
+}
