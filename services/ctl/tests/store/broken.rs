@@ -4,6 +4,7 @@
 use super::*;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
 /// Noise, the same for the same seed.

@@ -144,6 +144,14 @@ fn what_each_command_prints_is_as_its_schema_says() {
     );
     let (_, error) = bench.ends(&["verify", "s", "--sample", "101"], 2);
     assert!(error.contains("it is a number from 0 to 100"), "{error}");
+    let newest = listed["snapshots"][0]["id"].as_str().unwrap();
+    schema.run(&bench, 0, &["lock", "s", newest, "--until", "2099-01-01"]);
+    schema.run(&bench, 0, &["prune", "s", "--keep-last", "2", "--dry-run"]);
+    schema.run(&bench, 0, &["snapshots", "s"]);
+    schema.run(&bench, 0, &backup("source/file"));
+    schema.run(&bench, 0, &["forget", "s", "latest"]);
+    schema.run(&bench, 0, &["gc", "s", "--dry-run"]);
+    schema.run(&bench, 0, &["gc", "s"]);
     // and where there is something to tell
     for pack in bench.packs() {
         let mut bytes = fs::read(&pack).unwrap();

@@ -1,6 +1,5 @@
 //! `strongroom store backup` of what was backed up before: what is not read, and what is.
 
-
 use super::bench::Bench;
 use filetree::compare::compare;
 use filetree::specimen::{self, Scale};

@@ -95,7 +95,7 @@ pub(crate) fn add(writer: &mut SnapshotWriter, name: &str, number: u64) -> engin
         digest: writer.put_chunk(&bytes)?,
         length: bytes.len() as u32,
     });
-    writer.add_entry(&file)
+    writer.add_entry(&file).map(drop)
 }
 
 pub(crate) fn back_up(store: &Store, tree: &Tree) -> engine::Result<SnapshotId> {
