@@ -6,6 +6,8 @@ mod broken;
 mod forge;
 #[path = "store/hostile.rs"]
 mod hostile;
+#[path = "store/many.rs"]
+mod many;
 
 use engine::storage::directory::Directory;
 use engine::{Options, Store};
