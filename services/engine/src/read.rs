@@ -73,10 +73,11 @@ impl Core {
             .storage
             .list(SNAPSHOTS)
             .map_err(self.io("list", SNAPSHOTS))?;
-        Ok(names
-            .iter()
-            .filter_map(|n| n.strip_suffix(".snap")?.parse().ok())
-            .collect())
+        let id = |name: &String| {
+            let id = name.strip_suffix(".snap")?.parse().ok()?;
+            (snapshot_name(id) == *name).then_some(id)
+        };
+        Ok(names.iter().filter_map(id).collect())
     }
 
     /// The entries of a leaf.

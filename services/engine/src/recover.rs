@@ -80,10 +80,12 @@ fn pack_ids(storage: &dyn Storage) -> Result<Vec<PackId>> {
     let names = storage
         .list(PACKS)
         .map_err(io_error(&storage.place(), "list", PACKS))?;
-    Ok(names
-        .iter()
-        .filter_map(|n| n.strip_suffix(".pack")?.parse().ok())
-        .collect())
+    let id = |name: &String| {
+        let id: PackId = name.strip_suffix(".pack")?.parse().ok()?;
+        // with capitals it is somebody else's
+        (format!("{id}.pack") == *name).then_some(id)
+    };
+    Ok(names.iter().filter_map(id).collect())
 }
 
 /// Adds packs. A frame that refers to something that is nowhere is left out, so that the next

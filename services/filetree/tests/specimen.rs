@@ -234,7 +234,10 @@ fn the_tree_holds_what_it_promises() {
         4095
     );
     assert!(at("sparse/huge").blocks() < 1000);
-    assert_eq!(at("names").nlink(), 2 + 4);
+    assert_eq!(at("names").nlink(), 2 + 5);
+    // all bytes but / and NUL
+    let bytes = fs::read_dir(root.path().join("names/bytes")).unwrap();
+    assert_eq!(bytes.count(), 254);
     if rustix::process::geteuid().is_root() {
         assert_eq!(at("modes/file-0000").mode() & 0o7777, 0);
         assert_eq!(

@@ -125,21 +125,21 @@ fn matches(
 }
 
 /// Whether a stretch reads as zeros; what the file system says is a hole is taken at its word.
-fn hole(file: &mut File, at: u64, length: u64, buffer: &mut [u8]) -> io::Result<bool> {
+fn hole(file: &mut File, mut at: u64, length: u64, buffer: &mut [u8]) -> io::Result<bool> {
     let end = at + length;
-    let mut data = match rustix::fs::seek(&*file, rustix::fs::SeekFrom::Data(at)) {
-        Ok(data) => data,
-        Err(rustix::io::Errno::NXIO) => end,
-        Err(_) => at,
-    };
-    file.seek(SeekFrom::Start(data.min(end)))?;
-    while data < end {
-        let room = buffer.len().min((end - data) as usize);
+    while at < end {
+        at = match rustix::fs::seek(&*file, rustix::fs::SeekFrom::Data(at)) {
+            Ok(data) => data.min(end),
+            Err(rustix::io::Errno::NXIO) => end,
+            Err(_) => at,
+        };
+        file.seek(SeekFrom::Start(at))?;
+        let room = buffer.len().min((end - at) as usize);
         file.read_exact(&mut buffer[..room])?;
         if !chunking::is_zero(&buffer[..room]) {
             return Ok(false);
         }
-        data += room as u64;
+        at += room as u64;
     }
     Ok(true)
 }

@@ -5,6 +5,7 @@ mod broken;
 mod copies;
 mod forge;
 mod hostile;
+mod many;
 mod schema;
 mod unchanged;
 
@@ -72,6 +73,40 @@ fn a_tree_of_everything_comes_back_as_it_was_before_and_after_a_change() {
     assert_eq!(listed["snapshots"][0]["group"], "g");
     bench.good(&["verify", "s"]);
     bench.good(&["verify", "s", "--key-file", "k"]);
+}
+
+#[test]
+fn a_datastore_of_version_1_is_verified_and_restored() {
+    let bench = Bench::new();
+    let vector = Path::new(env!("CARGO_MANIFEST_DIR")).join("../format/vectors/1/store");
+    let copied = Command::new("cp")
+        .arg("-R")
+        .arg(vector)
+        .arg(bench.at("v"))
+        .status();
+    assert!(copied.unwrap().success());
+    bench.good(&["verify", "v", "--key-file", "v/key"]);
+    let restored = bench.run(&[
+        "restore",
+        "v",
+        "--key-file",
+        "v/key",
+        "latest",
+        "back",
+        "--verify",
+    ]);
+    // a user cannot give owners, nor make devices, and is told so
+    let owned = fs::metadata(bench.at("back")).unwrap().uid() == 1000;
+    told(&restored, i32::from(!owned));
+    let large = fs::read_to_string(bench.at("back/large")).unwrap();
+    assert_eq!(large, "one two ".repeat(750));
+    assert_eq!(
+        fs::metadata(bench.at("back/sparse")).unwrap().len(),
+        (1 << 40) + 8
+    );
+    assert_eq!(fs::read_dir(bench.at("back/many")).unwrap().count(), 2500);
+    let link = fs::read_link(bench.at("back/special/symbolic")).unwrap();
+    assert_eq!(link, Path::new("../large"));
 }
 
 #[test]

@@ -5,4 +5,5 @@ mod faults;
 mod hostile;
 mod power_cuts;
 mod refusals;
+mod targets;
 mod trees;

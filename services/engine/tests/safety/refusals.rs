@@ -130,6 +130,14 @@ fn files_of_elsewhere_are_left_alone_and_told() {
         format!("packs/{}.pack", "ab".repeat(16)),
         format!("snapshots/{}.snap", "cd".repeat(16)),
     ];
+    // names of ours have no capitals
+    let capitals = [
+        format!("packs/{}.pack", "AB".repeat(16)),
+        format!("snapshots/{}.snap", "CD".repeat(16)),
+    ];
+    capitals
+        .iter()
+        .for_each(|name| put(&disk, name, b"not of this datastore"));
     for name in [
         "packs/README",
         "packs/x.pack",

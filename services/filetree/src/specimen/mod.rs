@@ -32,7 +32,7 @@ pub struct Scale {
 }
 
 impl Default for Scale {
-    /// About 16 MiB in about 600 entries.
+    /// About 16 MiB in about 900 entries.
     fn default() -> Self {
         Self {
             small_files: 400,

@@ -205,7 +205,14 @@ fn names(make: &mut Maker, dir: &OwnedFd) -> io::Result<()> {
     for name in [&b"a"[..], b"a-", b"a0"] {
         make.dir(dir, name, |make, dir| make.file(dir, b"inside", name))?;
     }
-    make.dir(dir, b"dir\xff\n", |make, dir| make.file(dir, b"\xff", b""))
+    make.dir(dir, b"dir\xff\n", |make, dir| make.file(dir, b"\xff", b""))?;
+    // every byte that a name may have: all in one, and each as the first
+    let bytes: Vec<u8> = (1..=255).filter(|byte| *byte != b'/').collect();
+    make.file(dir, &bytes, b"all")?;
+    make.dir(dir, b"bytes", |make, dir| {
+        let mut each = bytes.iter();
+        each.try_for_each(|byte| make.file(dir, &[*byte, b'x'], &[*byte]))
+    })
 }
 
 /// Around the sizes where buffers, blocks and chunks begin and end.

@@ -17,7 +17,7 @@ use format::pack::{
 };
 use format::snapshot::Snapshot;
 use format::superblock::Superblock;
-use format::{Digest, Result};
+use format::{Digest, FormatError, Result};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use specimens::*;

@@ -1,8 +1,14 @@
-//! The parsers as fuzz targets (docs/HACKING.md); a plain test run gives each a second of random
+//! The parsers as fuzz targets (docs/HACKING.md); a plain test run gives each some seconds of random
 //! input.
 
 use super::*;
 use bolero::{ValueGenerator, produce};
+use format::frame::{Compression, Draft, Kind};
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use std::time::Duration;
+
+/// What a plain test run gives each; with those of the engine they come to a minute.
+const TIME: Duration = Duration::from_secs(3);
 
 /// How much of a whole one it begins with (all: `None`), bytes changed in that, what follows it,
 /// and how many references are taken from its content.
@@ -59,7 +65,10 @@ macro_rules! targets {
         #[test]
         fn $name() {
             let target = $all().into_iter().find(|(what, ..)| *what == $what).unwrap();
-            bolero::check!().with_generator(input()).for_each(|input| $check(&target, input));
+            bolero::check!()
+                .with_test_time(TIME)
+                .with_generator(input())
+                .for_each(|input| $check(&target, input));
         }
     )*};
 }
@@ -81,7 +90,8 @@ targets! {
 #[test]
 fn keyset_of_text() {
     let whole = keyset().to_text();
-    bolero::check!().with_generator(input()).for_each(|input| {
+    let target = bolero::check!().with_test_time(TIME);
+    target.with_generator(input()).for_each(|input| {
         let bytes = bytes(input, whole.as_bytes());
         bounded("key set", bytes.len(), || key_text(&bytes));
     });
@@ -91,7 +101,8 @@ fn keyset_of_text() {
 #[test]
 fn frames_between_damage() {
     let (whole, _) = pack();
-    bolero::check!().with_generator(input()).for_each(|input| {
+    let target = bolero::check!().with_test_time(TIME);
+    target.with_generator(input()).for_each(|input| {
         let bytes = bytes(input, &whole);
         let mut at = 0;
         while at < bytes.len() {
@@ -105,5 +116,64 @@ fn frames_between_damage() {
             }
             assert!(at <= bytes.len());
         }
+    });
+}
+
+/// What was packed, as who has the keys may have packed it.
+#[test]
+fn packed_content_of_a_frame() {
+    let packed = include_bytes!("../../vectors/1/packed.zst");
+    let target = bolero::check!().with_test_time(TIME);
+    let input = (input(), produce::<Option<u32>>());
+    target.with_generator(input).for_each(|(input, length)| {
+        let bytes = bytes(input, packed);
+        let length = length.map_or(TEXT.len() as u32 * 100, |length| length >> 8);
+        let mut raw = Vec::new();
+        let digest = Digest([1; 32]);
+        let mut draft = Draft::begin(&mut raw, Kind::Data, digest, length, &[], 7, [2; 24]);
+        draft.payload().extend_from_slice(&bytes);
+        if draft.seal(Compression::Zstd, &frame_keys()).is_ok() {
+            bounded("packed content", raw.len(), || frame(&raw));
+        }
+    });
+}
+
+/// The cipher of a snapshot's encrypted part, by docs/format.md.
+fn cipher(epoch: u32, nonce: &[u8]) -> (LessSafeKey, Nonce) {
+    let mut hasher = blake3::Hasher::new_keyed(&keyset().epochs[&epoch]);
+    hasher.update(b"strongroom 1 frame key").update(nonce);
+    let mut out = [0; 44];
+    hasher.finalize_xof().fill(&mut out);
+    let key = UnboundKey::new(&AES_256_GCM, &out[..32]).unwrap();
+    let nonce = Nonce::try_assume_unique_for_key(&out[32..]).unwrap();
+    (LessSafeKey::new(key), nonce)
+}
+
+/// The encrypted part of a snapshot, as who has the keys may have filled it.
+#[test]
+fn details_in_a_snapshot() {
+    let (whole, clear_len) = (snapshot(false), 240);
+    let clear = whole[..clear_len].to_vec();
+    let mut part = whole[clear_len..whole.len() - 80].to_vec();
+    let (key, nonce) = cipher(7, &clear[80..104]);
+    let part = key
+        .open_in_place(nonce, Aad::from(&clear), &mut part)
+        .unwrap();
+    let target = bolero::check!().with_test_time(TIME);
+    target.with_generator(input()).for_each(|input| {
+        let mut bytes = bytes(input, part);
+        let mut file = clear.clone();
+        file[12..16].copy_from_slice(&(bytes.len() as u32 + 16).to_le_bytes());
+        let (key, nonce) = cipher(7, &clear[80..104]);
+        key.seal_in_place_append_tag(nonce, Aad::from(&file), &mut bytes)
+            .unwrap();
+        file.extend_from_slice(&bytes);
+        file.extend_from_slice(&[0; 64]);
+        let check = blake3::hash(&file);
+        file.extend_from_slice(&check.as_bytes()[..16]);
+        let read = Snapshot::parse(file.clone()).unwrap();
+        let details = bounded("details", file.len(), || read.details(&frame_keys()));
+        // it is reached whatever it holds
+        assert!(!matches!(details, Err(FormatError::Sealed { .. })));
     });
 }
