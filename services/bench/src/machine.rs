@@ -51,9 +51,13 @@ impl Machine {
                 .trim()
                 .to_owned(),
             system: field("/etc/os-release", "PRETTY_NAME", '=')?,
-            filesystem: quietly(Command::new("stat").args(["-fc", "%T"]).arg(workspace))?
-                .trim()
-                .to_owned(),
+            filesystem: quietly(
+                Command::new("findmnt")
+                    .args(["-no", "FSTYPE", "-T"])
+                    .arg(workspace),
+            )?
+            .trim()
+            .to_owned(),
             date: jiff::Zoned::now().strftime("%Y-%m-%d").to_string(),
             commit: git
                 .unwrap_or_else(|_| "unknown".to_owned())

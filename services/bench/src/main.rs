@@ -72,12 +72,17 @@ fn run(arguments: &Arguments) -> Result<()> {
     corpus::remove(&work)?;
     std::fs::create_dir_all(&work)?;
     let machine = machine::Machine::look(workspace)?;
-    let results = match arguments.command {
-        Command::All => Some(rounds::run(&corpus, &tools, &work, arguments.runs)?),
-        Command::Limits => None,
-    };
-    let limits = limits::run(&corpus, ours, &work, arguments.runs)?;
+    let measured = (|| {
+        let results = match arguments.command {
+            Command::All => Some(rounds::run(&corpus, &tools, &work, arguments.runs)?),
+            Command::Limits => None,
+        };
+        let limits = limits::run(&corpus, ours, &work, arguments.runs)?;
+        anyhow::Ok((results, limits))
+    })();
+    // ten gigabytes that nobody needs, whatever came of it
     corpus::remove(&work)?;
+    let (results, limits) = measured?;
     let report = report::Report {
         machine,
         corpus: &corpus,

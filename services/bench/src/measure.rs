@@ -23,7 +23,7 @@ pub(crate) struct Sample {
     pub(crate) others: f64,
 }
 
-/// Runs a command until the last process it began has ended; its output goes into a file.
+/// Runs a command, in a process group of its own, until the last process it began has ended; its output goes into a file.
 ///
 /// # Errors
 /// It could not be run, or did not end with 0; the error has the end of its output.

@@ -29,7 +29,7 @@ impl Report<'_> {
         let mut out = String::from(
             "# Benchmarks\n\nWritten by `./dev bench`; what is not said here was not measured.\n",
         );
-        out += "\n## Targets\n\nRatios of medians. The targets are of issue 3. Wall seconds are as good as the machine was\nquiet (\"others\" below); CPU seconds and bytes are firm.\n\n";
+        out += "\n## Targets\n\nRatios of medians. The targets are of issue 3. Wall seconds are as good as the machine was\nquiet (\"others\" below); CPU seconds vary by a tenth or so, bytes hardly.\n\n";
         out += &self.targets(results);
         out += &self.conditions(results)?;
         for step in Step::ALL {
@@ -167,7 +167,7 @@ impl Report<'_> {
         };
         let mut out = format!(
             "\n## Conditions\n\n{}, commit {}: {} cores of {}, {:.1} GB of memory, {}, Linux {}, {}. \
-             {} runs, the tools taking turns at each step and starting with another in each run; source and repository \
+             Runs: {}, the tools taking turns at each step, another first in each run; source and repository \
              in the page cache, everything written out beforehand; all cores; encryption on. Each restore had the \
              content of its source by `diff -r`; owners, modes, times and attributes that differed: {}.\n\nThe corpus: {} files, {:.2} GB, of which {:.2} GB are no holes; \
              rates are of the former. What it is made of and how it changes: services/bench/src/corpus/mod.rs. Packages: ",
@@ -299,7 +299,8 @@ impl Report<'_> {
                 );
             }
         }
-        out + "- Copies between repositories, and anything over a network.\n\
+        out + "- Other releases of restic and borg than Debian's. Kopia, and Proxmox Backup Server: no registry used here has them.\n\
+               - Copies between repositories, and anything over a network.\n\
                - Collection while backups go on, and how its cost grows with the store.\n\
                - Data that is not in the page cache; other disks, more cores, larger stores.\n\
                - Fragmented images, VHDX and VMDK.\n"

@@ -114,7 +114,7 @@ fn versions(madison: &str) -> Option<[String; 2]> {
         origin.ends_with(" Packages").then(|| version.to_owned())
     });
     let newest = versions.next()?;
-    let oldest = versions.last().unwrap_or_else(|| newest.clone());
+    let oldest = versions.next_back().unwrap_or_else(|| newest.clone());
     Some([oldest, newest])
 }
 
