@@ -173,7 +173,10 @@ fn a_footer_that_lies_of_frames_is_found_out_without_a_key() {
     forge.records[0].kind = Kind::Data;
     assert_eq!(forge.records[1].length as usize, OVERHEAD);
     let findings = forge.judge(name(1)).join("\n");
-    assert!(findings.contains("not all of it can be restored"), "{findings}");
+    assert!(
+        findings.contains("not all of it can be restored"),
+        "{findings}"
+    );
     let told = format!("chunk {} holds other content than its name says", name(1));
     assert!(findings.contains(&told), "{findings}");
 }
