@@ -11,8 +11,8 @@ const WIDE: u64 = 1000;
 const LIMIT: u64 = 512 << 20;
 
 /// Makes so many entries: one file in ten has content, one in a hundred is a link, one in a hundred
-/// another name of the file before.
-fn make(root: &Path, count: u64) {
+/// another name of the file before. Answers how many there are.
+fn make(root: &Path, count: u64) -> u64 {
     let mut made = 0;
     for dir in 0.. {
         let path = root.join(format!("{:03}/{:03}", dir / WIDE, dir % WIDE));
@@ -20,7 +20,7 @@ fn make(root: &Path, count: u64) {
         made += 1 + u64::from(dir % WIDE == 0);
         for file in 0..WIDE {
             if made >= count {
-                return;
+                return made;
             }
             made += 1;
             let name = path.join(format!("entry-of-the-tree-{file:04}"));
@@ -36,6 +36,7 @@ fn make(root: &Path, count: u64) {
             }
         }
     }
+    made
 }
 
 /// Runs a command; answers how long it took and the most memory that it was seen to take.
@@ -66,7 +67,7 @@ fn measure() {
     let bench = Bench::new();
     let source = bench.at("source");
     fs::create_dir(&source).unwrap();
-    make(&source, count);
+    let count = make(&source, count);
     println!("{count} entries");
     let backup = ["backup", "s", "--key-file", "k", "--group", "g", "source"];
     for (what, arguments) in [
