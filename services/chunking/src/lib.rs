@@ -1,22 +1,20 @@
 //! Cuts streams into chunks and computes digests; linked by engine and agent.
 //!
-//! Boundaries are chosen by content (FastCDC of 2020, docs/decisions/0011-chunk-sizes.md), so an
-//! insertion moves only the chunks around it. They depend on a seed: with one derived from a key,
-//! lengths of stored chunks do not betray which well-known file they come from.
+//! Boundaries are chosen by content (MinCDC, docs/decisions/0011-chunk-sizes.md), so an insertion
+//! moves only the chunks around it: a chunk ends at the four bytes, of those where it may, whose hash
+//! is the least. The hash depends on a seed: with one derived from a key, lengths of stored chunks do
+//! not betray which well-known file they come from.
 
-use fastcdc::v2020::{Normalization, cut_gear, get_gear_with_seed, select_masks};
-use std::borrow::Cow;
+use mincdc::{Cdc, MinCdcHash4};
 use std::io::{self, Read};
 
 pub use format::DigestKeys;
 
-/// Bounds of chunk lengths, bytes; all even, `min < average < max`.
+/// Bounds of chunk lengths, bytes; 4 at least. Lengths are spread evenly between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
     /// No chunk but a stream's last is shorter.
     pub min: usize,
-    /// What most come near.
-    pub average: usize,
     /// No chunk is longer.
     pub max: usize,
 }
@@ -24,9 +22,8 @@ pub struct Sizes {
 impl Default for Sizes {
     fn default() -> Self {
         Self {
-            min: 16 << 10,
-            average: 64 << 10,
-            max: 256 << 10,
+            min: 32 << 10,
+            max: 96 << 10,
         }
     }
 }
@@ -35,21 +32,17 @@ impl Default for Sizes {
 #[derive(Clone, Debug)]
 pub struct Cutter {
     sizes: Sizes,
-    masks: [u64; 2],
-    gear: Cow<'static, [u64]>,
-    gear_shifted: Cow<'static, [u64]>,
+    hash: MinCdcHash4,
 }
 
 impl Cutter {
     /// A cutter of these sizes; streams cut with the same sizes and seed share their chunks.
     pub fn new(sizes: Sizes, seed: u64) -> Self {
-        let (short, long) = select_masks(sizes.average, Normalization::Level1);
-        let (gear, gear_shifted) = get_gear_with_seed(seed);
+        // of an even multiplier the hash would lose what the first bytes say
+        let (multiplier, addend) = (seed as u32 | 1, (seed >> 32) as u32);
         Self {
             sizes,
-            masks: [short, long],
-            gear,
-            gear_shifted,
+            hash: MinCdcHash4::with_params(multiplier, addend),
         }
     }
 
@@ -61,26 +54,15 @@ impl Cutter {
     /// Length of the chunk that `window` begins with. The window holds at least
     /// [`Sizes::max`] bytes unless the stream ends with it.
     pub fn cut(&self, window: &[u8]) -> usize {
+        let Sizes { min, max } = self.sizes;
+        let Some(head) = window.get(..max) else {
+            return window.len();
+        };
         // stretches of zeros: tested at memory speed, and always cut alike
-        if let Some(head) = window.get(..self.sizes.max)
-            && is_zero(head)
-        {
-            return self.sizes.max;
+        if is_zero(head) {
+            return max;
         }
-        let [short, long] = self.masks;
-        let (_, length) = cut_gear(
-            window,
-            self.sizes.min,
-            self.sizes.average,
-            self.sizes.max,
-            short,
-            long,
-            short << 1,
-            long << 1,
-            &self.gear,
-            &self.gear_shifted,
-        );
-        length
+        min - 4 + self.hash.best_splitpoint(&head[min - 4..])
     }
 }
 
@@ -167,9 +149,8 @@ mod tests {
 
     fn small() -> Sizes {
         Sizes {
-            min: 256,
-            average: 1024,
-            max: 4096,
+            min: 512,
+            max: 1536,
         }
     }
 
@@ -222,6 +203,29 @@ mod tests {
             let before: std::collections::HashSet<_> = chunks(&cutter, &data).into_iter().collect();
             let fresh = chunks(&cutter, &longer).iter().filter(|c| !before.contains(*c)).count();
             prop_assert!(fresh <= 20, "{fresh} new chunks");
+        }
+    }
+
+    /// As the definition says, byte by byte.
+    fn cut_slowly(sizes: Sizes, seed: u64, window: &[u8]) -> usize {
+        let hash = |end: &usize| {
+            let bytes = window[end - 4..*end].try_into().unwrap();
+            let hash = u32::from_le_bytes(bytes).wrapping_mul(seed as u32 | 1);
+            hash.wrapping_add((seed >> 32) as u32)
+        };
+        (sizes.min..=sizes.max).min_by_key(hash).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn cuts_are_the_same_whatever_the_processor(
+            seed: u64, data: u64, letters in 1u8..=255, sizes in (4usize..600, 0usize..600),
+        ) {
+            let sizes = Sizes { min: sizes.0, max: sizes.0 + sizes.1 };
+            let mut window = noise(sizes.max, data);
+            window.iter_mut().for_each(|b| *b = 1 + *b % letters);
+            let cut = Cutter::new(sizes, seed).cut(&window);
+            prop_assert_eq!(cut, cut_slowly(sizes, seed, &window));
         }
     }
 

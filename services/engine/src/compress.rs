@@ -14,35 +14,45 @@ const TRIAL: usize = 8 << 10;
 /// One thread's compressor.
 pub(crate) struct Packer {
     zstd: Compressor<'static>,
+    /// Where it writes to: zeroed once, not for each content.
+    room: Vec<u8>,
 }
 
 impl Packer {
     pub(crate) fn new(level: i32) -> io::Result<Self> {
         Ok(Self {
             zstd: Compressor::new(level)?,
+            room: Vec::new(),
         })
     }
 
     /// Appends the content to `out`, compressed if that saves a thirty-second of it or more.
     pub(crate) fn pack(&mut self, content: &[u8], out: &mut Vec<u8>) -> Compression {
-        let start = out.len();
         let goal = content.len() - content.len() / 32;
-        if content.len() >= SHORT && !self.looks_incompressible(content, out) {
-            out.resize(start + goal, 0);
+        if content.len() >= SHORT && !self.looks_incompressible(content) {
             // not fitting into the goal's room is one way of not compressing well enough
-            if let Ok(length) = self.zstd.compress_to_buffer(content, &mut out[start..]) {
-                out.truncate(start + length);
+            if let Some(packed) = self.fits(content, goal) {
+                out.extend_from_slice(packed);
                 return Compression::Zstd;
             }
         }
-        out.truncate(start);
         out.extend_from_slice(content);
         Compression::None
     }
 
+    /// The content compressed, if it takes no more than so many bytes.
+    fn fits(&mut self, content: &[u8], most: usize) -> Option<&[u8]> {
+        if self.room.len() < most {
+            self.room.resize(most, 0);
+        }
+        let room = &mut self.room[..most];
+        let length = self.zstd.compress_to_buffer(content, room).ok()?;
+        Some(&self.room[..length])
+    }
+
     /// Looks at every 16th byte or so; if these are spread like random ones, a piece from the
     /// middle is tried.
-    fn looks_incompressible(&mut self, content: &[u8], out: &mut Vec<u8>) -> bool {
+    fn looks_incompressible(&mut self, content: &[u8]) -> bool {
         if content.len() < SAMPLED {
             return false;
         }
@@ -56,15 +66,8 @@ impl Packer {
         if squares > total * total / 256 + 2 * total {
             return false;
         }
-        let start = out.len();
         let trial = &content[content.len() / 2..][..TRIAL];
-        out.resize(start + TRIAL - TRIAL / 64, 0);
-        let fits = self
-            .zstd
-            .compress_to_buffer(trial, &mut out[start..])
-            .is_ok();
-        out.truncate(start);
-        !fits
+        self.fits(trial, TRIAL - TRIAL / 64).is_none()
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! put_data → digest, look up → bounded queue → N workers: compress, encrypt ─→ data pack
+//! put_data_here → digest, look up → compress, encrypt ───────────────────────→ data pack
 //! put_metadata → digest, look up, test references → compress, encrypt ───────→ metadata pack
 //! put_frame → test check and references ─────────────────────────────────────→ either
 //! ```
@@ -31,12 +32,35 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-struct Job {
+/// What workers do.
+enum Job {
+    Chunk(Chunk),
+    /// A full data pack and its number among the seals.
+    Seal(u64, OpenPack),
+}
+
+struct Chunk {
     number: u64,
     digest: Digest,
     content: Vec<u8>,
     keys: Arc<Keys>,
     progress: Arc<Progress>,
+}
+
+/// One thread's compressor and room for a frame.
+pub(crate) struct Tools {
+    packer: Packer,
+    frame: Vec<u8>,
+}
+
+impl Tools {
+    pub(crate) fn new(core: &Core) -> Result<Self> {
+        let packer = Packer::new(core.options.level).map_err(core.io("compress for", "packs"))?;
+        Ok(Self {
+            packer,
+            frame: Vec::new(),
+        })
+    }
 }
 
 #[derive(Default)]
@@ -119,20 +143,48 @@ impl Ingest {
             return Ok(digest);
         };
         progress.add_unique(content.len() as u64);
-        self.shared.guarded(|| self.start_workers())?;
         let mut buffer = locked(&self.shared.spare).pop().unwrap_or_default();
         buffer.extend_from_slice(content);
-        let job = Job {
+        let chunk = Chunk {
             number,
             digest,
             content: buffer,
             keys: keys.clone(),
             progress: progress.clone(),
         };
-        match self.shared.queue.push(job) {
-            Ok(()) => Ok(digest),
-            Err(_) => Err(self.shared.failure()),
+        self.give(Job::Chunk(chunk)).map(|()| digest)
+    }
+
+    /// As [`Ingest::put_data`], the work done by the caller. Of callers as many as there are
+    /// processors this takes less than handing each chunk to another thread.
+    pub(crate) fn put_data_here(
+        &self,
+        keys: &Keys,
+        progress: &Progress,
+        tools: &mut Tools,
+        content: &[u8],
+    ) -> Result<Digest> {
+        self.shared.alive()?;
+        let digest = keys.digests.data(content);
+        let Some(number) = self.shared.claim(&digest)? else {
+            return Ok(digest);
+        };
+        progress.add_unique(content.len() as u64);
+        let store = || {
+            self.shared
+                .store(number, digest, content, keys, progress, tools)
+        };
+        // waiting for the disk is for a worker
+        if let Some((number, pack)) = self.shared.guarded(store)? {
+            self.give(Job::Seal(number, pack))?;
         }
+        Ok(digest)
+    }
+
+    fn give(&self, job: Job) -> Result<()> {
+        self.shared.guarded(|| self.start_workers())?;
+        let given = self.shared.queue.push(job);
+        given.map_err(|_| self.shared.failure())
     }
 
     /// Stores a metadata frame unless it is there. Compressed here and now: there is little of
@@ -189,7 +241,10 @@ impl Ingest {
         let Some(number) = shared.claim(&digest)? else {
             return Ok(false);
         };
-        shared.guarded(|| shared.append_data(number, &frame.header, raw))?;
+        shared.guarded(|| {
+            let full = shared.append_data(number, &frame.header, raw)?;
+            full.map_or(Ok(()), |(number, pack)| shared.seal_data(number, pack))
+        })?;
         Ok(true)
     }
 
@@ -220,10 +275,9 @@ impl Ingest {
         let mut workers = locked(&self.workers);
         while workers.len() < self.shared.core.options.threads.max(1) {
             let shared = self.shared.clone();
-            let level = shared.core.options.level;
             let worker = std::thread::Builder::new()
                 .name("engine-pack".into())
-                .spawn(move || shared.work(level))
+                .spawn(move || shared.work())
                 .map_err(self.shared.core.io("start a thread for", "packs"))?;
             workers.push(worker);
         }
@@ -346,7 +400,7 @@ impl Shared {
         worked
     }
 
-    fn work(&self, level: i32) {
+    fn work(&self) {
         // a panic here must not leave a backup waiting for ever
         struct Alarm<'a>(&'a Shared);
         impl Drop for Alarm<'_> {
@@ -357,36 +411,60 @@ impl Shared {
             }
         }
         let _alarm = Alarm(self);
-        let mut frame = Vec::new();
-        let packer = Packer::new(level).map_err(self.core.io("compress for", "packs"));
-        let Ok(mut packer) = self.guarded(|| packer) else {
+        let Ok(mut tools) = self.guarded(|| Tools::new(&self.core)) else {
             return;
         };
-        while let Some(mut job) = self.queue.pop() {
-            let stored = self.guarded(|| {
+        while let Some(job) = self.queue.pop() {
+            let done = self.guarded(|| {
                 self.alive()?;
-                frame.clear();
-                let header = seal(
-                    &job.keys,
-                    &mut packer,
-                    Kind::Data,
-                    job.digest,
-                    &[],
-                    &job.content,
-                    &mut frame,
-                )?;
-                job.progress.add_stored(frame.len() as u64);
-                self.append_data(job.number, &header, &frame)
+                let full = match job {
+                    Job::Seal(number, pack) => Some((number, pack)),
+                    Job::Chunk(chunk) => {
+                        let (number, digest, content) = (chunk.number, chunk.digest, chunk.content);
+                        let (keys, progress) = (&chunk.keys, &chunk.progress);
+                        let full =
+                            self.store(number, digest, &content, keys, progress, &mut tools)?;
+                        self.spare(content);
+                        full
+                    }
+                };
+                full.map_or(Ok(()), |(number, pack)| self.seal_data(number, pack))
             });
-            if stored.is_err() {
+            if done.is_err() {
                 return;
             }
-            job.content.clear();
-            locked(&self.spare).push(job.content);
         }
     }
 
-    fn append_data(&self, job: u64, header: &Header, raw: &[u8]) -> Result<()> {
+    /// Keeps a buffer for the next chunk.
+    fn spare(&self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        locked(&self.spare).push(buffer);
+    }
+
+    /// Compresses, encrypts and appends a chunk that was claimed; a pack that is full comes back.
+    fn store(
+        &self,
+        number: u64,
+        digest: Digest,
+        content: &[u8],
+        keys: &Keys,
+        progress: &Progress,
+        tools: &mut Tools,
+    ) -> Result<Option<(u64, OpenPack)>> {
+        let Tools { packer, frame } = tools;
+        frame.clear();
+        let header = seal(keys, packer, Kind::Data, digest, &[], content, frame)?;
+        progress.add_stored(frame.len() as u64);
+        self.append_data(number, &header, frame)
+    }
+
+    fn append_data(
+        &self,
+        job: u64,
+        header: &Header,
+        raw: &[u8],
+    ) -> Result<Option<(u64, OpenPack)>> {
         let full = {
             let mut lane = locked(&self.data);
             // numbered under the lock, so that a flush meets either the pack or its sealing
@@ -395,7 +473,7 @@ impl Shared {
         };
         locked(&self.flow).jobs.remove(&job);
         self.changed.notify_all();
-        full.map_or(Ok(()), |(number, pack)| self.seal_data(number, pack))
+        Ok(full)
     }
 
     /// A full metadata pack is sealed here, under its lane's lock, so that these go out in order.

@@ -4,7 +4,7 @@ use crate::compress::Packer;
 use crate::core::{Core, Keys, SNAPSHOTS, random};
 use crate::error::{Error, Result, format_error};
 use crate::holds::Hold;
-use crate::ingest::Ingest;
+use crate::ingest::{Ingest, Tools};
 use crate::progress::Progress;
 use crate::read::SnapshotInfo;
 use crate::tree::{Sink, TreeBuilder};
@@ -38,12 +38,14 @@ pub struct SnapshotMeta {
     pub details: Details,
 }
 
-/// Stores chunks of a backup that runs, from as many threads as there are clones.
-#[derive(Clone)]
+/// Stores chunks of a backup that runs, in the thread that has it.
 pub struct Chunks {
+    core: Arc<Core>,
     ingest: Arc<Ingest>,
     keys: Arc<Keys>,
     progress: Arc<Progress>,
+    /// Made when the first chunk comes.
+    tools: Option<Tools>,
 }
 
 impl Chunks {
@@ -52,19 +54,15 @@ impl Chunks {
     ///
     /// # Errors
     /// The pipeline's first failure: a full disk, an I/O error.
-    pub fn put(&self, content: &[u8]) -> Result<Digest> {
+    pub fn put(&mut self, content: &[u8]) -> Result<Digest> {
         self.progress.check()?;
-        if content.len() > MAX_PLAIN {
-            let source = format::FormatError::Field {
-                what: "chunk",
-                field: "length",
-            };
-            return Err(Error::Format {
-                name: "a chunk".into(),
-                source,
-            });
-        }
-        self.ingest.put_data(&self.keys, &self.progress, content)
+        check_length(content)?;
+        let tools = match &mut self.tools {
+            Some(tools) => tools,
+            None => self.tools.insert(Tools::new(&self.core)?),
+        };
+        self.ingest
+            .put_data_here(&self.keys, &self.progress, tools, content)
     }
 
     /// See [`SnapshotWriter::known`].
@@ -79,6 +77,20 @@ impl Chunks {
     pub fn add_bytes(&self, count: u64) {
         self.progress.add_bytes(count);
     }
+}
+
+fn check_length(content: &[u8]) -> Result<()> {
+    if content.len() <= MAX_PLAIN {
+        return Ok(());
+    }
+    let source = format::FormatError::Field {
+        what: "chunk",
+        field: "length",
+    };
+    Err(Error::Format {
+        name: "a chunk".into(),
+        source,
+    })
 }
 
 /// A backup that runs. Dropped before [`SnapshotWriter::commit`], nothing of it is visible; its
@@ -116,20 +128,24 @@ impl SnapshotWriter {
         })
     }
 
-    /// See [`Chunks::put`].
+    /// As [`Chunks::put`], the work done by threads of the datastore's.
     ///
     /// # Errors
     /// As there.
     pub fn put_chunk(&self, content: &[u8]) -> Result<Digest> {
-        self.chunks().put(content)
+        self.progress.check()?;
+        check_length(content)?;
+        self.ingest.put_data(&self.keys, &self.progress, content)
     }
 
-    /// A way to store chunks from other threads while entries are added here.
+    /// A way to store chunks from another thread while entries are added here.
     pub fn chunks(&self) -> Chunks {
         Chunks {
+            core: self.core.clone(),
             ingest: self.ingest.clone(),
             keys: self.keys.clone(),
             progress: self.progress.clone(),
+            tools: None,
         }
     }
 

@@ -93,13 +93,18 @@ fn back_up(store: &Store, files: &Files) -> engine::Result<SnapshotInfo> {
     };
     let mut writer = store.begin(meta, Arc::new(Progress::default()))?;
     writer.add_entry(&entry("", Kind::Directory))?;
-    for (path, chunks) in files {
+    // of the two ways in each takes half
+    let mut here = writer.chunks();
+    for (number, (path, chunks)) in files.iter().enumerate() {
         let mut file = entry(path, Kind::File);
         for chunk in chunks {
             let extent = match chunk.len() {
                 0 => Extent::Hole { length: 1_000_000 },
                 n => Extent::Data {
-                    digest: writer.put_chunk(chunk)?,
+                    digest: match number % 2 {
+                        0 => writer.put_chunk(chunk)?,
+                        _ => here.put(chunk)?,
+                    },
                     length: n as u32,
                 },
             };

@@ -3,7 +3,7 @@
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use format::entry::Xattr;
-use rustix::fs::{getxattr, lgetxattr, listxattr, llistxattr};
+use rustix::fs::{fgetxattr, flistxattr, getxattr, lgetxattr, listxattr, llistxattr};
 use rustix::io::{self, Errno};
 
 /// The kernel's bound on a list of names and on one value.
@@ -16,6 +16,8 @@ const LIMIT: usize = 64 * 1024;
 /// directory and takes one step.
 #[derive(Clone, Copy)]
 pub(crate) enum Place<'a> {
+    /// The file that is open for reading.
+    File(BorrowedFd<'a>),
     /// The object that is open (also by O_PATH).
     Open(BorrowedFd<'a>),
     /// The name in the open directory, itself when it is a symbolic link.
@@ -26,7 +28,9 @@ impl Place<'_> {
     /// The path of an open object below /proc, for calls that take no O_PATH descriptor.
     fn path(&self) -> Vec<u8> {
         match self {
-            Self::Open(fd) => format!("/proc/self/fd/{}", fd.as_raw_fd()).into_bytes(),
+            Self::File(fd) | Self::Open(fd) => {
+                format!("/proc/self/fd/{}", fd.as_raw_fd()).into_bytes()
+            }
             Self::Named(dir, name) => {
                 let mut path = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
                 path.extend_from_slice(name);
@@ -52,21 +56,23 @@ impl Xattrs {
 
     /// All attributes, sorted by name; none where the file system has none.
     pub(crate) fn read(&mut self, place: Place<'_>) -> io::Result<Vec<Xattr>> {
-        let path = place.path();
         let listed = match place {
-            Place::Open(_) => listxattr(&path, &mut self.names[..]),
-            Place::Named(..) => llistxattr(&path, &mut self.names[..]),
+            Place::File(fd) => flistxattr(fd, &mut self.names[..]),
+            Place::Open(_) => listxattr(place.path(), &mut self.names[..]),
+            Place::Named(..) => llistxattr(place.path(), &mut self.names[..]),
         };
         let length = match listed {
             Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
             listed => listed?,
         };
+        let path = place.path();
         let mut xattrs = Vec::new();
         for name in self.names[..length].split(|b| *b == 0) {
             if name.is_empty() {
                 continue;
             }
             let got = match place {
+                Place::File(fd) => fgetxattr(fd, name, &mut self.value[..]),
                 Place::Open(_) => getxattr(&path, name, &mut self.value[..]),
                 Place::Named(..) => lgetxattr(&path, name, &mut self.value[..]),
             };

@@ -8,7 +8,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use filetree::walk::{Found, Options, RootError, Segment, Walk};
+use filetree::walk::{Content, Found, Options, RootError, Segment, Walk};
 use filetree::{Pattern, Problem, ProblemKind};
 use format::entry::{Entry, Kind};
 
@@ -37,6 +37,12 @@ fn paths(found: &[Found]) -> Vec<String> {
 
 fn segments(found: &Found) -> Vec<(bool, u64, Vec<u8>)> {
     let mut content = found.open().unwrap();
+    let out = read(&mut content);
+    assert_eq!(content.finish(), None);
+    out
+}
+
+fn read(content: &mut Content) -> Vec<(bool, u64, Vec<u8>)> {
     let mut out = Vec::new();
     let mut buffer = [0; 777];
     while let Some(segment) = content.segment().unwrap() {
@@ -55,7 +61,6 @@ fn segments(found: &Found) -> Vec<(bool, u64, Vec<u8>)> {
             }
         }
     }
-    assert_eq!(content.finish(), None);
     out
 }
 
@@ -189,6 +194,52 @@ fn holes_are_told_from_data() {
             vec![(false, 3 * mib), (true, mib)],
         ]
     );
+}
+
+#[test]
+fn parts_make_up_the_file_and_a_hole_is_one() {
+    let temp = tempfile::tempdir().unwrap();
+    let mib: u64 = 1 << 20;
+    let file = fs::File::create(temp.path().join("f")).unwrap();
+    file.set_len(100 * mib).unwrap();
+    for (at, length) in [(mib / 2, 2 * mib + 5), (40 * mib + 4096, 3 * mib)] {
+        let bytes: Vec<u8> = (0..length).map(|i| (at + i) as u8 | 1).collect();
+        file.write_all_at(&bytes, at).unwrap();
+    }
+    let found = &all(temp.path())[1];
+    let whole = bytes_of(segments(found));
+    let mut content = found.open().unwrap();
+    let (mut at, mut ends, mut bytes) = (0, Vec::new(), Vec::new());
+    while let Some(mut part) = content.part(mib) {
+        at += part.left();
+        ends.push(at / mib);
+        bytes.extend(bytes_of(read(&mut part)));
+        assert_eq!((part.left(), bytes.len() as u64), (0, at));
+    }
+    assert_eq!(content.finish(), None);
+    assert!(bytes == whole);
+    assert_eq!(ends.last(), Some(&100));
+    assert!(ends.is_sorted_by(|a, b| a < b));
+    if ends.len() < 100 {
+        assert_eq!(ends, [1, 2, 3, 40, 41, 42, 43, 44, 100]);
+    } else {
+        println!("skipped: the temporary directory's file system does not tell holes");
+    }
+    // parts of a file that was cut end where it does
+    let mut content = found.open().unwrap();
+    file.set_len(mib + 7).unwrap();
+    let mut parts: Vec<_> = std::iter::from_fn(|| content.part(mib)).collect();
+    let bytes = parts.iter_mut().flat_map(|p| bytes_of(read(p)));
+    assert!(bytes.eq(whole[..(mib + 7) as usize].iter().copied()));
+    assert_eq!(content.finish().unwrap().kind, ProblemKind::Changed);
+}
+
+fn bytes_of(segments: Vec<(bool, u64, Vec<u8>)>) -> Vec<u8> {
+    let bytes = |(data, length, bytes)| match data {
+        true => bytes,
+        false => vec![0; length as usize],
+    };
+    segments.into_iter().flat_map(bytes).collect()
 }
 
 #[test]

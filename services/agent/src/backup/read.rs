@@ -77,7 +77,7 @@ impl Reader {
         distrust: Arc<AtomicBool>,
         began: SystemTime,
     ) -> Self {
-        const { assert!(MAX_CHUNK >= 256 << 10) };
+        const { assert!(MAX_CHUNK >= 96 << 10) };
         let cutter = Cutter::new(Sizes::default(), terms.cut_seed);
         let keys = DigestKeys::new(&terms.digest_key);
         let chunker = Chunker::new(cutter.clone());
@@ -144,7 +144,7 @@ impl Reader {
             let held = Handle::current().block_on(held).map_err(|_| Gone)?;
             return self.put(Item::Unchanged(Box::new(found), extents, held));
         }
-        let lacking = attributes.complete(&mut found);
+        let lacking = attributes.complete(&mut found, None);
         // one whose attributes could not be read is tried again
         let settled = lacking.is_none() && found.fingerprint.settled(self.began);
         if !found.is_file() {

@@ -16,7 +16,7 @@ use filetree::compare::compare;
 use filetree::specimen::{self, Scale};
 use serde_json::Value;
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -347,6 +347,40 @@ fn what_may_not_be_read_is_listed_and_the_rest_is_kept() {
     assert_eq!(fs::read_dir(bench.at("back")).unwrap().count(), 1);
     let listed = bench.json(&["snapshots", "s", "--key-file", "k"]);
     assert_eq!(listed["snapshots"][0]["problem_count"], 2);
+}
+
+#[test]
+fn a_long_file_is_read_in_parts_and_comes_back_whole() {
+    let bench = Bench::new();
+    let source = bench.at("source");
+    fs::create_dir(&source).unwrap();
+    let lines = |count: u64| -> String { (0..count).map(|i| format!("{}\n", i * i)).collect() };
+    let text = lines(7_000_000);
+    assert!(text.len() > 80 << 20);
+    let file = fs::File::create(source.join("long")).unwrap();
+    file.write_all_at(text.as_bytes(), 0).unwrap();
+    file.write_all_at(b"after a hole", 1 << 30).unwrap();
+    fs::hard_link(source.join("long"), source.join("the same")).unwrap();
+    let first = bench.backup(&source);
+    // what is moved is found again, but for a chunk here and there
+    let moved = ["something before\n", &text].concat();
+    fs::write(source.join("moved"), moved).unwrap();
+    let second = bench.backup(&source);
+    let number = |of: &Value, name: &str| of[name].as_u64().unwrap();
+    assert!(number(&first, "unique") > 80 << 20, "{first}");
+    assert!(number(&second, "unique") < 1 << 20, "{second}");
+    let back = [
+        "restore",
+        "s",
+        "--key-file",
+        "k",
+        "latest",
+        "back",
+        "--verify",
+    ];
+    bench.good(&back);
+    let compared = compare(&source, &bench.at("back")).unwrap();
+    assert_eq!(compared.differences, []);
 }
 
 #[test]

@@ -1,13 +1,17 @@
 //! A file's content as data and holes.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, LazyLock};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, SeekFrom, fstat, openat, seek};
 use rustix::io::{self, Errno, pread, retry_on_intr};
-use rustix::process::geteuid;
+use rustix::process::{Uid, geteuid};
 
-use super::found::Fingerprint;
+use super::found::{Fingerprint, occupied};
 use crate::problem::{Problem, ProblemKind};
+
+/// Bytes of a file that is read at once.
+const SMALL: u64 = 64 << 10;
 
 /// A run of a file, in order of offset and without gaps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +31,7 @@ pub enum Segment {
 /// An open file, read from its beginning to the size it had when it was found: what is appended
 /// meanwhile is left for the next backup.
 pub struct Content {
-    file: OwnedFd,
+    file: Arc<OwnedFd>,
     found: Fingerprint,
     source: Vec<u8>,
     /// Next byte to read.
@@ -59,14 +63,52 @@ impl Content {
             return Err(not_a_file());
         }
         Ok(Self {
-            file,
+            file: Arc::new(file),
             found,
             source: source.to_vec(),
             at: 0,
             data_end: 0,
             end: found.size,
-            tells_holes: true,
+            // of a small one that takes all its room the holes are not worth two calls
+            tells_holes: found.size > SMALL || occupied(&stat) < found.size,
         })
+    }
+
+    /// The file.
+    pub(super) fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// Splits off what comes next, for another thread to read: to the next multiple of `length`
+    /// bytes, or, through a hole, to the last one before data. None when there is no more; this
+    /// content is then to be [`finish`](Self::finish)ed, the parts are not.
+    pub fn part(&mut self, length: u64) -> Option<Self> {
+        if self.at >= self.end {
+            return None;
+        }
+        let mut end = (self.at / length + 1).saturating_mul(length);
+        match seek(&self.file, SeekFrom::Data(self.at)) {
+            Ok(data) => end = end.max(data / length * length),
+            Err(Errno::NXIO) => end = self.end,
+            // it tells no holes
+            Err(_) => {}
+        }
+        let part = Self {
+            file: self.file.clone(),
+            found: self.found,
+            source: self.source.clone(),
+            at: self.at,
+            data_end: self.at,
+            end: end.min(self.end),
+            tells_holes: self.tells_holes,
+        };
+        (self.at, self.data_end) = (part.end, part.end);
+        Some(part)
+    }
+
+    /// Bytes from here to the end.
+    pub fn left(&self) -> u64 {
+        self.end.saturating_sub(self.at)
     }
 
     /// The next run, None at the end. What is unread of a data segment is passed over.
@@ -180,8 +222,8 @@ pub(super) fn open_quietly(
     flags: OFlags,
     owner: u32,
 ) -> io::Result<OwnedFd> {
-    let me = geteuid();
-    if me.is_root() || me.as_raw() == owner {
+    static ME: LazyLock<Uid> = LazyLock::new(geteuid);
+    if ME.is_root() || ME.as_raw() == owner {
         match openat(dir, name, flags | OFlags::NOATIME, Mode::empty()) {
             Err(Errno::PERM) => {}
             opened => return opened,

@@ -5,9 +5,9 @@ use std::os::fd::OwnedFd;
 use format::entry::{Entry, Kind};
 use rustix::fs::{FileType, Stat, readlinkat};
 
-use super::{Found, Walk, found};
+use super::{Content, Found, Walk, found};
 use crate::problem::{Problem, ProblemKind, errno_text};
-use crate::xattrs::Xattrs;
+use crate::xattrs::{Place, Xattrs};
 
 /// A file with several names, the first of which was seen.
 pub(super) struct Links {
@@ -108,13 +108,15 @@ impl Attributes {
         }
     }
 
-    /// Reads the extended attributes into the entry; says why it lacks them.
-    pub fn complete(&mut self, found: &mut Found) -> Option<Problem> {
+    /// Reads the extended attributes into the entry, by its content where that is open, which takes
+    /// less; says why it lacks them.
+    pub fn complete(&mut self, found: &mut Found, open: Option<&Content>) -> Option<Problem> {
         // a second name's attributes are those of the first
         if matches!(found.entry.kind, Kind::HardLink(_)) {
             return None;
         }
-        match self.xattrs.as_mut()?.read(found.place()) {
+        let place = open.map_or_else(|| found.place(), |content| Place::File(content.file()));
+        match self.xattrs.as_mut()?.read(place) {
             Ok(xattrs) => {
                 found.entry.xattrs = xattrs;
                 None

@@ -174,7 +174,7 @@ pub(super) fn has_other_names(stat: &Stat) -> bool {
 }
 
 /// `st_blocks` counts 512 bytes, whatever the file system's block (stat(3type)).
-fn occupied(stat: &Stat) -> u64 {
+pub(super) fn occupied(stat: &Stat) -> u64 {
     let blocks = stat.st_blocks.cast_unsigned().saturating_mul(512);
     stat.st_size.cast_unsigned().min(blocks)
 }

@@ -330,7 +330,7 @@ impl Iterator for Walk {
     fn next(&mut self) -> Option<Self::Item> {
         let mut found = self.step()?;
         if let Ok(found) = &mut found {
-            self.queued.extend(self.attributes.complete(found));
+            self.queued.extend(self.attributes.complete(found, None));
         }
         Some(found)
     }

@@ -5,6 +5,7 @@ use engine::{Chunks, SnapshotWriter};
 use filetree::walk::{Attributes, Content, Found, Segment, Walk};
 use filetree::{Problem, ProblemKind};
 use format::entry::{Entry, Extent};
+use format::extents::length_of;
 use std::io::Read;
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::sync::{Mutex, PoisonError};
@@ -25,8 +26,39 @@ pub(super) struct Object {
     pub(super) problems: Vec<Problem>,
 }
 
-/// Objects to read and where to say what came of them.
-pub(super) type Job = (Vec<Unread>, SyncSender<engine::Result<Vec<Object>>>);
+/// What was read of a file.
+#[derive(Default)]
+pub(super) struct Run {
+    pub(super) extents: Vec<Extent>,
+    pub(super) size: u64,
+    /// The file ended before it should have.
+    pub(super) cut: bool,
+    pub(super) problem: Option<Problem>,
+}
+
+impl Run {
+    fn push(&mut self, extent: Extent) {
+        self.size += length_of(&extent);
+        match (self.extents.last_mut(), extent) {
+            (Some(Extent::Hole { length }), Extent::Hole { length: more }) => *length += more,
+            _ => self.extents.push(extent),
+        }
+    }
+
+    /// Goes on with the next part of the file.
+    pub(super) fn append(&mut self, part: Self) {
+        part.extents
+            .into_iter()
+            .for_each(|extent| self.push(extent));
+        self.problem = self.problem.take().or(part.problem);
+    }
+}
+
+/// What to read and where to say what came of it.
+pub(super) enum Job {
+    Batch(Vec<Unread>, SyncSender<engine::Result<Vec<Object>>>),
+    Part(Content, SyncSender<engine::Result<Run>>),
+}
 
 /// One thread's tools.
 pub(super) struct Reader {
@@ -52,36 +84,49 @@ impl Reader {
     pub(super) fn all(mut self, jobs: &Mutex<Receiver<Job>>) {
         loop {
             let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-            let Ok((batch, answer)) = job else {
-                return;
-            };
-            let read = batch.into_iter().map(|unread| self.object(unread));
-            // nobody waits any more when the backup has failed
-            let _ = answer.send(read.collect());
+            // nobody waits for the answer any more when the backup has failed
+            match job {
+                Ok(Job::Batch(batch, answer)) => {
+                    let read = batch.into_iter().map(|unread| self.object(unread));
+                    let _ = answer.send(read.collect());
+                }
+                Ok(Job::Part(mut content, answer)) => {
+                    let mut run = Run::default();
+                    let read = self.content(&mut run, &mut content);
+                    let _ = answer.send(read.map(|()| run));
+                }
+                Err(_) => return,
+            }
         }
     }
 
     fn object(&mut self, unread: Unread) -> engine::Result<Object> {
         let Unread { mut found, content } = unread;
-        let mut problems = Vec::from_iter(self.attributes.complete(&mut found));
-        let mut kept = true;
+        let mut problems = Vec::new();
+        let mut run = Run::default();
         if found.is_file() {
-            let content = content.map_or_else(|| found.open(), Ok);
-            let read = match content {
-                Ok(content) => self.content(&mut found.entry, content)?,
-                Err(problem) => Err(problem),
-            };
-            if let Err(problem) = read {
-                // what changed while it was read is kept all the same, and told
-                kept = problem.kind == ProblemKind::Changed;
-                problems.push(problem);
+            match content.map_or_else(|| found.open(), Ok) {
+                Err(problem) => run.problem = Some(problem),
+                Ok(mut content) => {
+                    problems.extend(self.attributes.complete(&mut found, Some(&content)));
+                    self.content(&mut run, &mut content)?;
+                    run.problem = run.problem.take().or_else(|| content.finish());
+                }
             }
+        } else {
+            problems.extend(self.attributes.complete(&mut found, None));
         }
+        let entry = &mut found.entry;
+        (entry.content, entry.size) = (run.extents, run.size);
+        // what changed while it was read is kept all the same, and told
+        let kept = run.problem.as_ref();
+        let kept = kept.is_none_or(|p| p.kind == ProblemKind::Changed);
+        problems.extend(run.problem);
         // one with a problem is looked at again the next time
         let settled = problems.is_empty() && found.fingerprint.settled(self.began);
         Ok(Object {
             state: match settled {
-                true => found.fingerprint.state(&found.entry),
+                true => found.fingerprint.state(entry),
                 false => Vec::new(),
             },
             entry: match kept {
@@ -92,60 +137,37 @@ impl Reader {
         })
     }
 
-    /// Reads, cuts and stores a file.
-    fn content(
-        &mut self,
-        entry: &mut Entry,
-        mut content: Content,
-    ) -> engine::Result<Result<(), Problem>> {
-        entry.size = 0;
+    /// Reads, cuts and stores what is left of a content.
+    fn content(&mut self, run: &mut Run, content: &mut Content) -> engine::Result<()> {
         loop {
             match content.segment() {
-                Ok(None) => return Ok(content.finish().map_or(Ok(()), Err)),
-                Ok(Some(Segment::Hole { length })) => {
-                    entry.content.push(Extent::Hole { length });
-                    entry.size += length;
-                }
-                Ok(Some(Segment::Data { .. })) => {
-                    if let Err(problem) = self.data(entry, &mut content)? {
-                        return Ok(Err(problem));
-                    }
-                }
-                Err(problem) => return Ok(Err(problem)),
+                Ok(None) => return Ok(()),
+                Ok(Some(Segment::Hole { length })) => run.push(Extent::Hole { length }),
+                Ok(Some(Segment::Data { .. })) => self.data(run, content)?,
+                Err(problem) => run.problem = Some(problem),
+            }
+            if run.problem.is_some() {
+                return Ok(());
             }
         }
     }
 
     /// Cuts and stores one run of data.
-    fn data(
-        &mut self,
-        entry: &mut Entry,
-        content: &mut Content,
-    ) -> engine::Result<Result<(), Problem>> {
+    fn data(&mut self, run: &mut Run, content: &mut Content) -> engine::Result<()> {
         let mut source = Source {
             content,
             problem: None,
         };
         self.chunker.restart();
-        loop {
-            match self.chunker.next(&mut source) {
-                Ok(Some(chunk)) => {
-                    let digest = self.chunks.put(chunk)?;
-                    let length = chunk.len() as u32;
-                    entry.content.push(Extent::Data { digest, length });
-                    entry.size += u64::from(length);
-                    self.chunks.add_bytes(length.into());
-                }
-                Ok(None) => return Ok(Ok(())),
-                Err(error) => {
-                    return Ok(Err(source.problem.unwrap_or_else(|| Problem {
-                        path: entry.path.clone(),
-                        kind: ProblemKind::Unreadable,
-                        sentence: format!("cannot be read ({error}); back up again"),
-                    })));
-                }
-            }
+        // it fails with what the source does, and that only
+        while let Ok(Some(chunk)) = self.chunker.next(&mut source) {
+            let digest = self.chunks.put(chunk)?;
+            let length = chunk.len() as u32;
+            run.push(Extent::Data { digest, length });
+            self.chunks.add_bytes(length.into());
         }
+        run.problem = source.problem;
+        Ok(())
     }
 }
 
