@@ -34,6 +34,7 @@ mod store;
 mod stream;
 mod tree;
 mod verify;
+mod view;
 mod writer;
 
 pub use crate::contained::Contained;
@@ -47,4 +48,5 @@ pub use read::{Entries, Piece, Pieces, SnapshotInfo};
 pub use store::{Stats, Store, Unreadable};
 pub use stream::{Contents, Item};
 pub use verify::Report;
+pub use view::{Kept, Seen, View};
 pub use writer::{Chunks, Signer, SnapshotMeta, SnapshotWriter};

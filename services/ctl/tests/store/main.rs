@@ -2,6 +2,7 @@
 
 mod bench;
 mod copies;
+mod mounted;
 mod schema;
 
 use bench::{Bench, told};
