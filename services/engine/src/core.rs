@@ -228,6 +228,7 @@ impl Core {
     pub(crate) fn read_sound(&self, digest: &Digest, location: &Location) -> Result<Vec<u8>> {
         let raw = self.read_found(digest, *location)?;
         let frame = Frame::parse(&raw, self.datastore).map_err(frame_error(*digest))?;
+        // a footer may say of a frame what it likes
         if (frame.header.digest, frame.header.kind) != (*digest, location.kind) {
             return Err(Error::Content { digest: *digest });
         }

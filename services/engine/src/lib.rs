@@ -43,6 +43,7 @@ mod store;
 mod stream;
 mod tree;
 mod verify;
+mod view;
 mod writer;
 
 pub use crate::collect::Collected;
@@ -59,4 +60,5 @@ pub use retention::{Keep, Verdict};
 pub use store::{Stats, Store, Unreadable};
 pub use stream::{Contents, Item};
 pub use verify::Report;
+pub use view::{Kept, Seen, View};
 pub use writer::{Chunks, Signer, SnapshotMeta, SnapshotWriter};

@@ -143,10 +143,7 @@ impl Entries {
     }
 
     fn contains(&self, path: &[u8]) -> bool {
-        match path.strip_prefix(&self.below[..]) {
-            Some(rest) => self.below.is_empty() || rest.is_empty() || rest[0] == b'/',
-            None => false,
-        }
+        Entry::is_at_or_below(path, &self.below)
     }
 
     /// Whether a child whose entries begin at `first` and end before `next` may hold what is wanted.

@@ -102,6 +102,14 @@ impl Entry {
         a.iter().map(key).cmp(b.iter().map(key))
     }
 
+    /// Whether a path is another one, or below it.
+    pub fn is_at_or_below(path: &[u8], above: &[u8]) -> bool {
+        match path.strip_prefix(above) {
+            Some(rest) => above.is_empty() || rest.is_empty() || rest[0] == b'/',
+            None => false,
+        }
+    }
+
     /// Whether a path may stand in a snapshot: bounded, relative, without empty, `.` or `..`
     /// components and without NUL. The empty path is the root. Every parser asks this, so that
     /// no snapshot can name anything outside the place it is restored to.

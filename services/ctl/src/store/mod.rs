@@ -6,6 +6,7 @@ mod forget;
 mod keyfile;
 mod list;
 pub(crate) mod meter;
+mod mount;
 mod reread;
 mod restore;
 mod stats;
@@ -41,6 +42,9 @@ pub(crate) enum Command {
     Snapshots(list::Snapshots),
     /// Restore a snapshot into a directory
     Restore(restore::Restore),
+    /// Show all snapshots as read-only directories: GROUP/TIME, GROUP/latest, .ids/ID. Stays until it is
+    /// unmounted, and has the datastore to itself until then: snapshots made later are in the next mount
+    Mount(mount::Mount),
     /// Read every byte and find what is damaged; with the key, also what opens to something else
     Verify(list::Verify),
     /// Copy the snapshots that another copy of the datastore lacks; needs no key
@@ -107,6 +111,7 @@ pub(crate) fn run(command: Command, json: bool) -> Result<Outcome> {
         Command::Backup(backup) => backup.run(json),
         Command::Snapshots(snapshots) => snapshots.run(json),
         Command::Restore(restore) => restore.run(json),
+        Command::Mount(mount) => mount.run(json),
         Command::Verify(verify) => verify.run(json),
         Command::Forget(forget) => forget.run(json),
         Command::Prune(prune) => prune.run(json),

@@ -6,6 +6,7 @@ mod copies;
 mod forge;
 mod hostile;
 mod many;
+mod mounted;
 mod schema;
 mod unchanged;
 

@@ -2,6 +2,7 @@
 //! no more and no less.
 
 use crate::bench::Bench;
+use crate::mounted::Mounted;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -132,6 +133,10 @@ fn what_each_command_prints_is_as_its_schema_says() {
     assert_eq!(groups[0]["stored"], stats["stored"]);
     assert!(stats["index_disk"].as_u64() > Some(0), "{stats}");
     schema.run(&bench, 0, &["recover", "s"]);
+    match Mounted::new(&bench, &[]) {
+        Some(mounted) => schema.holds("mount", &mounted.said),
+        None => drop(schema.seen.insert("mount".into())),
+    }
     let all = schema.run(&bench, 0, &["verify", "s"]);
     let metadata = schema.run(&bench, 0, &["verify", "s", "--sample", "0"]);
     assert_eq!(

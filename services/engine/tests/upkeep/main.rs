@@ -1,5 +1,6 @@
-//! What keeps copies of a datastore whole, through the engine's public face.
+//! Copies, verifications and looks into snapshots, through the engine's public face.
 
 mod copy;
 mod rig;
 mod verify;
+mod view;
