@@ -35,7 +35,9 @@ fn tree() -> Vec<Entry> {
 fn view(store: &Store, entries: &[Entry]) -> View {
     let progress = Arc::new(Progress::default());
     let mut writer = store.begin(SnapshotMeta::default(), progress).unwrap();
-    entries.iter().for_each(|e| writer.add_entry(e).unwrap());
+    for entry in entries {
+        writer.add_entry(entry).unwrap();
+    }
     let snapshot = writer.commit(None).unwrap();
     store.view(&snapshot, &Kept::default()).unwrap()
 }
