@@ -5,12 +5,12 @@
 //! at once, so no questions are under way, and one frame for each level is all that is held.
 
 use crate::Store;
-use crate::core::{Core, frame_error};
+use crate::core::frame_error;
 use crate::error::{Error, Result};
-use crate::index::Location;
 use crate::ingest::Ingest;
 use crate::progress::Progress;
-use format::frame::Frame;
+use crate::sources::Sources;
+use format::frame::{Frame, Kind};
 use format::{Digest, SnapshotId};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -38,14 +38,14 @@ pub struct Copied {
 }
 
 /// What a failure ends.
-enum Stop {
+pub(crate) enum Stop {
     /// This snapshot: something of it is damaged or missing.
     Snapshot(Error),
     /// All.
     Copy(Error),
 }
 
-type Step<T> = std::result::Result<T, Stop>;
+pub(crate) type Step<T> = std::result::Result<T, Stop>;
 
 /// A failure to read where it is copied from.
 fn unread(error: Error) -> Stop {
@@ -58,15 +58,17 @@ fn unread(error: Error) -> Stop {
 /// A metadata frame that the target lacks, until it has all that it refers to.
 struct Open {
     raw: Vec<u8>,
-    rest: vec::IntoIter<(Digest, Location)>,
+    rest: vec::IntoIter<Digest>,
 }
 
-struct Copier<'a> {
-    from: &'a Core,
+/// Brings frames, with all that is below them, to where they are lacking.
+pub(crate) struct Copier<'a> {
+    from: Sources<'a>,
     into: Arc<Ingest>,
+    threads: usize,
     progress: &'a Progress,
-    frames: AtomicU64,
-    bytes: AtomicU64,
+    pub(crate) frames: AtomicU64,
+    pub(crate) bytes: AtomicU64,
 }
 
 impl Store {
@@ -94,13 +96,7 @@ impl Store {
             left_out: left_out.into_iter().filter(|(id, _)| lacks(id)).collect(),
             ..Copied::default()
         };
-        let copier = Copier {
-            from: &self.core,
-            into: target.ingest()?,
-            progress,
-            frames: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-        };
+        let copier = Copier::new(Sources::of(&self.core), target, progress)?;
         let (mut ready, mut durable) = (Vec::new(), 0);
         for snapshot in good.iter().rev().filter(|s| lacks(&s.clear.id)) {
             let id = snapshot.clear.id;
@@ -139,17 +135,31 @@ impl Store {
     }
 }
 
-impl Copier<'_> {
+impl<'a> Copier<'a> {
+    pub(crate) fn new(from: Sources<'a>, into: &Store, progress: &'a Progress) -> Result<Self> {
+        Ok(Self {
+            from,
+            into: into.ingest()?,
+            threads: into.core.options.threads.max(1),
+            progress,
+            frames: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+        })
+    }
+
     /// Copies a frame and all below it, unless the target has it.
-    fn tree(&self, root: Digest) -> Step<()> {
-        let mut next = self.lacking([root])?.pop();
+    pub(crate) fn tree(&self, root: Digest) -> Step<()> {
+        let mut next = Some(root);
+        if self.has(&root)? {
+            next = None;
+        }
         let mut open: Vec<Open> = Vec::new();
         loop {
-            if let Some((digest, location)) = next {
+            if let Some(digest) = next {
                 if open.len() == DEPTH {
                     return Err(Stop::Snapshot(Error::Content { digest }));
                 }
-                open.push(self.open(&digest, &location)?);
+                open.push(self.open(&digest)?);
             }
             let Some(top) = open.last_mut() else {
                 return Ok(());
@@ -157,7 +167,7 @@ impl Copier<'_> {
             next = top.rest.next();
             match next {
                 // it was below another one too
-                Some((digest, _)) if self.has(&digest)? => next = None,
+                Some(digest) if self.has(&digest)? => next = None,
                 Some(_) => {}
                 None => {
                     self.put(&top.raw)?;
@@ -168,12 +178,19 @@ impl Copier<'_> {
     }
 
     /// Reads a frame, and copies the chunks that it refers to and that refer to nothing.
-    fn open(&self, digest: &Digest, location: &Location) -> Step<Open> {
-        let raw = self.read(digest, location)?;
+    fn open(&self, digest: &Digest) -> Step<Open> {
+        let raw = self.fetch(digest)?;
         let frame = Frame::parse_unchecked(&raw).map_err(frame_error(*digest));
-        let lacking = self.lacking(frame.map_err(unread)?.refs())?;
-        let (metadata, data): (Vec<_>, Vec<_>) =
-            lacking.into_iter().partition(|(_, l)| l.kind.has_refs());
+        let (mut metadata, mut data) = (Vec::new(), Vec::new());
+        for needed in frame.map_err(unread)?.refs() {
+            if self.has(&needed)? {
+                continue;
+            }
+            match self.from.kind(&needed).map_err(unread)? {
+                Kind::Data => data.push(needed),
+                _ => metadata.push(needed),
+            }
+        }
         self.copy_data(&data)?;
         Ok(Open {
             raw,
@@ -185,27 +202,16 @@ impl Copier<'_> {
         self.into.known(digest).map_err(Stop::Copy)
     }
 
-    /// What the target lacks of these, and where it is here.
-    fn lacking(&self, digests: impl IntoIterator<Item = Digest>) -> Step<Vec<(Digest, Location)>> {
-        let mut lacking = Vec::new();
-        for digest in digests {
-            if !self.has(&digest)? {
-                lacking.push((digest, self.from.locate(&digest).map_err(unread)?));
-            }
-        }
-        Ok(lacking)
-    }
-
-    fn copy_data(&self, chunks: &[(Digest, Location)]) -> Step<()> {
+    fn copy_data(&self, chunks: &[Digest]) -> Step<()> {
         let next = AtomicUsize::new(0);
         let work = || -> Step<()> {
-            while let Some((digest, location)) = chunks.get(next.fetch_add(1, Relaxed)) {
-                self.put(&self.read(digest, location)?)?;
+            while let Some(digest) = chunks.get(next.fetch_add(1, Relaxed)) {
+                self.put(&self.fetch(digest)?)?;
             }
             Ok(())
         };
         // a few are copied faster than a thread starts
-        let others = (self.from.options.threads.max(1) - 1).min(chunks.len() / 8);
+        let others = (self.threads - 1).min(chunks.len() / 8);
         std::thread::scope(|scope| {
             let threads: Vec<_> = (0..others).map(|_| scope.spawn(work)).collect();
             let mut end = work();
@@ -219,13 +225,13 @@ impl Copier<'_> {
     }
 
     /// A frame, its check tested.
-    fn read(&self, digest: &Digest, location: &Location) -> Step<Vec<u8>> {
+    pub(crate) fn fetch(&self, digest: &Digest) -> Step<Vec<u8>> {
         self.progress.check().map_err(Stop::Copy)?;
-        self.from.read_sound(digest, location).map_err(unread)
+        self.from.fetch(digest).map_err(unread)
     }
 
     /// Stores a frame whose check was tested.
-    fn put(&self, raw: &[u8]) -> Step<()> {
+    pub(crate) fn put(&self, raw: &[u8]) -> Step<()> {
         let frame = Frame::parse_unchecked(raw).map_err(crate::error::format_error("the frame"));
         let new = frame.and_then(|frame| self.into.put_parsed(&frame, raw));
         if new.map_err(Stop::Copy)? {

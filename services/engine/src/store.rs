@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use zeroize::Zeroizing;
 
 /// The file that makes a directory a datastore.
-const SUPERBLOCK: &str = "datastore";
+pub(crate) const SUPERBLOCK: &str = "datastore";
 
 /// Snapshots that cannot be read, with why.
 pub type Unreadable = Vec<(SnapshotId, Error)>;
@@ -355,7 +355,7 @@ fn dir_name(dir: &str) -> &str {
     if dir.is_empty() { "the directory" } else { dir }
 }
 
-fn lock(storage: &dyn Storage) -> Result<Box<dyn Guard>> {
+pub(crate) fn lock(storage: &dyn Storage) -> Result<Box<dyn Guard>> {
     let place = storage.place();
     storage.lock().map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => Error::Busy {

@@ -34,6 +34,8 @@ pub struct Report {
     pub stored: u64,
     /// Chunks whose frame is damaged, sorted.
     pub damaged: Vec<Digest>,
+    /// Packs whose header or footer is damaged.
+    pub torn: Vec<PackId>,
     /// Chunks that a sound frame refers to and that are nowhere, sorted.
     pub missing: Vec<Digest>,
     /// Snapshots that need one of these, and snapshots that cannot be read themselves.
@@ -63,13 +65,14 @@ impl Report {
         self.stored += other.stored;
         self.damaged.extend(other.damaged);
         self.missing.extend(other.missing);
+        self.torn.extend(other.torn);
         let listed = other.findings.len() as u64;
         other.findings.into_iter().for_each(|f| self.find(f));
         self.finding_count += other.finding_count - listed;
     }
 }
 
-type Frames = Vec<(Digest, Location)>;
+pub(crate) type Frames = Vec<(Digest, Location)>;
 
 /// What is read of packs.
 struct Scan<'a> {
@@ -184,7 +187,7 @@ impl Store {
 
     /// The frames of a pack as its footer lists them; where that is damaged, as the index has them,
     /// with what is wrong.
-    fn frames_of(&self, pack: PackId) -> Result<(Frames, Option<String>)> {
+    pub(crate) fn frames_of(&self, pack: PackId) -> Result<(Frames, Option<String>)> {
         let (name, storage) = (pack_name(pack), &self.core.storage);
         let listed = storage
             .open(&name)
@@ -223,6 +226,7 @@ impl Scan<'_> {
         let (frames, problem) = self.store.frames_of(pack)?;
         if let Some(problem) = problem {
             report.find(format!("{name}: {problem}"));
+            report.torn.push(pack);
         }
         let mut sample = Sample::new(self.share)?;
         let mut refers = false;

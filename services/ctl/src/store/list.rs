@@ -1,7 +1,7 @@
 //! `strongroom store snapshots`, `verify` and `recover`.
 
 use super::meter::Meter;
-use super::{Outcome, answer, at, open_with_key, outcome, path_json, show, tell};
+use super::{Outcome, answer, at, open_with_key, outcome, path_json, show, tell, texts};
 use anyhow::Result;
 use clap::Args;
 use engine::{Options, Progress, SnapshotInfo, Store};
@@ -163,10 +163,6 @@ impl Verify {
         )?;
         Ok(outcome(report.finding_count))
     }
-}
-
-fn texts(ids: &[impl ToString]) -> Vec<String> {
-    ids.iter().map(ToString::to_string).collect()
 }
 
 pub(super) fn recover(dir: &Path, json: bool) -> Result<Outcome> {

@@ -7,6 +7,7 @@ mod keyfile;
 mod list;
 pub(crate) mod meter;
 mod mount;
+mod repair;
 mod reread;
 mod restore;
 mod stats;
@@ -47,6 +48,8 @@ pub(crate) enum Command {
     Mount(mount::Mount),
     /// Read every byte and find what is damaged; with the key, also what opens to something else
     Verify(list::Verify),
+    /// Verify, and heal what is damaged or missing, from another copy if there is one; needs no key
+    Repair(repair::Repair),
     /// Copy the snapshots that another copy of the datastore lacks; needs no key
     Copy(copy::Copy),
     /// Remove snapshots
@@ -113,6 +116,7 @@ pub(crate) fn run(command: Command, json: bool) -> Result<Outcome> {
         Command::Restore(restore) => restore.run(json),
         Command::Mount(mount) => mount.run(json),
         Command::Verify(verify) => verify.run(json),
+        Command::Repair(repair) => repair.run(json),
         Command::Forget(forget) => forget.run(json),
         Command::Prune(prune) => prune.run(json),
         Command::Gc { dir, dry_run } => forget::gc(&dir, dry_run, json),
@@ -233,6 +237,11 @@ fn path_json(path: &[u8]) -> Value {
         Ok(text) => json!(text),
         Err(_) => json!({ "hex": data_encoding::HEXLOWER.encode(path) }),
     }
+}
+
+/// Ids in JSON.
+fn texts(ids: &[impl ToString]) -> Vec<String> {
+    ids.iter().map(ToString::to_string).collect()
 }
 
 /// How many times as large the first is: `3.4:1`.

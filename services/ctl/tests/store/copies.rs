@@ -1,4 +1,4 @@
-//! `strongroom store copy`: one more copy of a datastore on a plain directory.
+//! `strongroom store copy` and `repair`: one more copy of a datastore, and what it is good for.
 
 use crate::bench::Bench;
 use filetree::compare::compare;
@@ -73,4 +73,46 @@ fn what_is_no_copy_is_refused_and_damage_is_told() {
     let words = format!("snapshot {}: chunk ", id.as_str().unwrap());
     assert!(error.contains(&words), "{error}");
     bench.good(&["verify", "made"]);
+}
+
+#[test]
+fn a_datastore_is_healed_from_its_copy_whatever_file_is_damaged() {
+    let bench = Bench::new();
+    let source = bench.at("source");
+    fs::create_dir(&source).unwrap();
+    specimen::create(&source, 3, Scale::default()).unwrap();
+    let id = bench.backup(&source)["snapshot"].clone();
+    let snapshot = format!("s/snapshots/{}.snap", id.as_str().unwrap());
+    bench.good(&["copy", "s", "far"]);
+    for pack in bench.packs() {
+        let mut bytes = fs::read(&pack).unwrap();
+        let step = bytes.len() / 10;
+        (step..step * 9).step_by(step).for_each(|at| bytes[at] ^= 1);
+        fs::write(&pack, &bytes).unwrap();
+    }
+    for file in [&snapshot[..], "s/datastore"] {
+        let mut bytes = fs::read(bench.at(file)).unwrap();
+        bytes[40] ^= 1;
+        fs::write(bench.at(file), &bytes).unwrap();
+    }
+    fs::remove_file(bench.at("s/index")).unwrap();
+    let (_, error) = bench.ends(&["verify", "s"], 2);
+    assert!(error.contains("datastore cannot be used"), "{error}");
+    bench.ends(&["repair", "s"], 2);
+    let repaired = bench.json(&["repair", "s", "--from", "far"]);
+    assert_eq!(repaired["datastore_file_mended"], true);
+    assert_eq!(repaired["healed"], json!([id]));
+    assert!(repaired["frames"].as_u64() > Some(10), "{repaired}");
+    bench.good(&["verify", "s", "--key-file", "k"]);
+    bench.good(&["restore", "s", "--key-file", "k", "latest", "back"]);
+    assert_eq!(compare(&source, &bench.at("back")).unwrap().differences, []);
+    // there is nothing to do now, and no other datastore is of help
+    let said = bench.good(&["repair", "s", "--from", "far", "--key-file", "k"]);
+    assert!(
+        said.starts_with("0 things found; 0 frames, 0 B stored anew"),
+        "{said}"
+    );
+    bench.good(&["init", "other", "--key-file", "k2"]);
+    let (_, error) = bench.ends(&["repair", "s", "--from", "other"], 2);
+    assert!(error.contains("cannot be healed from"), "{error}");
 }

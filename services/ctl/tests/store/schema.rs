@@ -165,6 +165,14 @@ fn what_each_command_prints_is_as_its_schema_says() {
     }
     schema.run(&bench, 1, &["verify", "s"]);
     schema.run(&bench, 1, &["copy", "s", "further"]);
+    schema.run(&bench, 1, &["repair", "s"]);
+    let repaired = schema.run(&bench, 0, &["repair", "s", "--from", "far"]);
+    assert_eq!(
+        repaired["healed"].as_array().map(Vec::len),
+        Some(2),
+        "{repaired}"
+    );
+    bench.good(&["verify", "s"]);
     for snapshot in fs::read_dir(bench.at("s/snapshots")).unwrap() {
         fs::write(snapshot.unwrap().path(), "damaged").unwrap();
     }

@@ -1,6 +1,7 @@
 //! Copies, verifications and looks into snapshots, through the engine's public face.
 
 mod copy;
+mod repair;
 mod rig;
 mod verify;
 mod view;
