@@ -3,13 +3,14 @@
 //!
 //! What is damaged, and all that leads to it, is marked broken, so that a copy of a snapshot's tree
 //! finds all of it lacking and stores it anew from the bottom, each frame from the first place where
-//! its check holds. A frame that is sound itself comes from its own place.
+//! its check holds. A frame that is sound itself comes from its own place. Then the packs that are
+//! damaged give way to ones with what is needed of them.
 
 use crate::Store;
 use crate::copy::{Copier, Stop};
 use crate::core::{PACKS, SNAPSHOTS, write_whole};
-use crate::error::{Error, Result, io_error};
-use crate::index::Location;
+use crate::error::{Error, Result, format_error, io_error};
+use crate::index::{Location, Pack};
 use crate::progress::Progress;
 use crate::read::snapshot_name;
 use crate::sources::Sources;
@@ -18,7 +19,7 @@ use crate::store::{SUPERBLOCK, lock};
 use crate::verify::Report;
 use format::pack::{HEADER_LEN, PackHeader};
 use format::superblock::{Profile, SUPERBLOCK_LEN, Superblock};
-use format::{Digest, FormatError, SnapshotId};
+use format::{Digest, FormatError, PackId, SnapshotId};
 use std::collections::{HashMap, HashSet};
 
 /// What a repair did.
@@ -34,6 +35,8 @@ pub struct Repaired {
     pub healed: Vec<SnapshotId>,
     /// Snapshots that are not, and why.
     pub left: Vec<(SnapshotId, Error)>,
+    /// Packs that are damaged and stay: of each a chunk is needed that could not be had.
+    pub damaged: Vec<PackId>,
     /// Snapshots that only the other copy has. Whether they were lost or forgotten here nobody knows,
     /// so they are not brought.
     pub elsewhere: Vec<SnapshotId>,
@@ -64,11 +67,14 @@ impl Store {
         let sources = Sources::healing(&self.core, other, spare);
         let copier = Copier::new(sources, self, progress)?;
         let mut files = Vec::new();
-        let own = self.core.snapshot_ids()?;
+        let mut own = self.core.snapshot_ids()?;
+        // one that is locked was lost, not forgotten
+        own.extend(self.core.locks()?.pending().map(|(id, _)| id));
+        own.sort_unstable();
+        own.dedup();
         for id in &own {
             let (snapshot, damaged) = match self.core.snapshot(*id) {
                 Ok(snapshot) => (snapshot, false),
-                Err(Error::NoSnapshot { .. }) => continue,
                 Err(error) => match other.map(|other| other.snapshot(*id)) {
                     Some(Ok(snapshot)) => (snapshot, true),
                     _ => {
@@ -107,6 +113,10 @@ impl Store {
             let name = snapshot_name(file.clear.id);
             self.core.write_whole(SNAPSHOTS, &name, file.bytes())?;
         }
+        let damaged = |_, pack: &Pack| repaired.report.packs.contains(&pack.id);
+        let packs = self.core.index.packs_that(damaged)?;
+        let stay = self.renew(&packs, progress)?;
+        repaired.damaged = stay.into_iter().map(|(pack, _)| pack).collect();
         (repaired.frames, repaired.bytes) = (copier.frames.into_inner(), copier.bytes.into_inner());
         if let Some(other) = other {
             let ids = other.snapshot_ids()?.into_iter();
@@ -186,10 +196,7 @@ impl Store {
             Ok(_) => Ok(false),
             // a later release's has another check, and more; a flipped bit has not
             Err(source @ FormatError::Version { .. }) if differs(&mended) > 8 => {
-                Err(Error::Format {
-                    name: SUPERBLOCK.into(),
-                    source,
-                })
+                Err(format_error(SUPERBLOCK)(source))
             }
             Err(_) => write_whole(storage, "", SUPERBLOCK, &mended).map(|()| true),
         }

@@ -36,6 +36,8 @@ pub struct Report {
     pub damaged: Vec<Digest>,
     /// Packs whose header or footer is damaged.
     pub torn: Vec<PackId>,
+    /// Packs of which anything is damaged, be it needed or not.
+    pub packs: Vec<PackId>,
     /// Chunks that a sound frame refers to and that are nowhere, sorted.
     pub missing: Vec<Digest>,
     /// Snapshots that need one of these, and snapshots that cannot be read themselves.
@@ -66,6 +68,7 @@ impl Report {
         self.damaged.extend(other.damaged);
         self.missing.extend(other.missing);
         self.torn.extend(other.torn);
+        self.packs.extend(other.packs);
         let listed = other.findings.len() as u64;
         other.findings.into_iter().for_each(|f| self.find(f));
         self.finding_count += other.finding_count - listed;
@@ -224,6 +227,7 @@ impl Scan<'_> {
         let mut report = Report::default();
         let name = pack_name(pack);
         let (frames, problem) = self.store.frames_of(pack)?;
+        let mut whole = problem.is_none();
         if let Some(problem) = problem {
             report.find(format!("{name}: {problem}"));
             report.torn.push(pack);
@@ -237,7 +241,9 @@ impl Scan<'_> {
             if location.kind.has_refs() || sample.takes() {
                 report.frames += 1;
                 report.bytes += u64::from(location.length);
-                if let Some(problem) = self.frame(&digest, &location, &mut report.missing)? {
+                let (sound, problem) = self.frame(&digest, &location, &mut report.missing)?;
+                whole &= sound;
+                if let Some(problem) = problem {
                     report.find(format!("{name}: chunk {digest}: {problem}"));
                     report.damaged.push(digest);
                 }
@@ -245,17 +251,18 @@ impl Scan<'_> {
             self.progress.add_bytes(location.length.into());
         }
         self.progress.add_file();
+        report.packs.extend((!whole).then_some(pack));
         Ok((report, refers))
     }
 
-    /// Reads a frame; what is wrong with it, and what it refers to in vain. A frame that nothing finds,
-    /// for it is garbage or was stored anew elsewhere, may be damaged.
+    /// Reads a frame; whether it is sound, what is wrong with it, and what it refers to in vain. Of a
+    /// frame that nothing finds, for it is garbage or was stored anew elsewhere, nothing is wrong.
     fn frame(
         &self,
         digest: &Digest,
         location: &Location,
         missing: &mut Vec<Digest>,
-    ) -> Result<Option<String>> {
+    ) -> Result<(bool, Option<String>)> {
         let core = &self.store.core;
         let here = |l: &Location| l.pack == location.pack && l.offset == location.offset;
         let used = || Ok::<_, crate::Error>(core.index.find(digest)?.as_ref().is_some_and(here));
@@ -271,9 +278,9 @@ impl Scan<'_> {
             Err(error) if used()? => {
                 let why = std::error::Error::source(&error)
                     .map_or_else(|| error.to_string(), |s| s.to_string());
-                return Ok(Some(why));
+                return Ok((false, Some(why)));
             }
-            Err(_) => return Ok(None),
+            Err(_) => return Ok((false, None)),
         };
         if location.kind.has_refs() && used()? {
             let frame = Frame::parse_unchecked(&raw).map_err(frame_error(*digest))?;
@@ -288,7 +295,7 @@ impl Scan<'_> {
                 missing.extend(nowhere);
             }
         }
-        Ok(None)
+        Ok((true, None))
     }
 }
 

@@ -53,15 +53,19 @@ impl Repair {
             bytes,
             healed,
             left,
+            damaged,
             elsewhere,
         } = repaired;
         let mut problems: Vec<String> = left
             .into_iter()
             .map(|(id, error)| format!("snapshot {id}: {:#}", anyhow::Error::from(error)))
             .collect();
-        let torn =
-            |pack| format!("packs/{pack}.pack: its header or footer is damaged, and stays so");
-        problems.extend(report.torn.iter().map(torn));
+        let stays = |pack| {
+            format!(
+                "packs/{pack}.pack is damaged and stays: a chunk of it is needed and could not be had"
+            )
+        };
+        problems.extend(damaged.iter().map(stays));
         let count = problems.len() as u64;
         let seconds = began.elapsed().as_secs_f64();
         answer(
@@ -111,7 +115,12 @@ impl Repair {
             return Ok((opened?, false));
         };
         let store = match opened {
-            Err(Error::Format { .. } | Error::NoDatastore { .. } | Error::Io { .. }) => {
+            Err(
+                Error::Format { .. }
+                | Error::Newer { .. }
+                | Error::NoDatastore { .. }
+                | Error::Io { .. },
+            ) => {
                 let mended = Store::mend_superblock(&*directory, from.superblock())?;
                 (Store::open(directory, Options::default())?, mended)
             }

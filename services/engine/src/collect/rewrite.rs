@@ -6,14 +6,16 @@ use crate::error::Result;
 use crate::index::{Location, Move, Pack};
 use crate::pack::OpenPack;
 use crate::progress::Progress;
-use crate::recover::records;
 use crate::store::Store;
-use format::Digest;
 use format::frame::Frame;
 use format::pack::Record;
+use format::{Digest, PackId};
 
 /// A pack is written anew when one byte in so many is garbage. Less would copy much for little room.
 const ONE_IN: u64 = 4;
+
+/// A pack that is being written, and those whose frames it takes.
+type Lane = (Option<OpenPack>, Vec<(u32, Pack)>);
 
 /// What becomes of a pack.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -60,69 +62,70 @@ impl Store {
         }
         // first what takes no room
         self.replace(&going, None)?;
-        // frames that refer to others stay apart from those that do not
-        let mut lanes: [Vec<(u32, Pack, Vec<Record>)>; 2] = Default::default();
-        for (number, pack) in copied {
-            let name = pack_name(pack.id);
-            let storage = &self.core.storage;
-            let file = storage.open(&name).map_err(self.core.io("open", &name))?;
-            match records(&*file, &name, &storage.place(), self.core.datastore)? {
-                Some((listed, true)) => {
-                    let refers = listed.first().is_some_and(|r| r.kind.has_refs());
-                    lanes[usize::from(refers)].push((number, pack, listed));
-                }
-                _ => sum.findings.push(format!(
-                    "{name} is damaged and keeps its garbage; run verify"
-                )),
-            }
-        }
-        for lane in lanes {
-            let mut group = Vec::new();
-            let mut out: Option<OpenPack> = None;
-            for (number, pack, listed) in lane {
-                if let Some(damaged) = self.copy_out(&pack, &listed, &mut out, progress)? {
-                    let name = pack_name(pack.id);
-                    sum.findings.push(format!(
-                        "{name} keeps its garbage: its chunk {damaged} is damaged; run verify"
-                    ));
-                    continue;
-                }
-                group.push((number, pack));
-                if let Some(full) = out.take_if(|out| out.is_full()) {
-                    self.replace(&std::mem::take(&mut group), Some(full))?;
-                }
-            }
-            self.replace(&group, out)?;
+        for (pack, chunk) in self.renew(&copied, progress)? {
+            sum.findings.push(format!(
+                "{} keeps its garbage: its chunk {chunk} is damaged; run verify",
+                pack_name(pack)
+            ));
         }
         Ok(())
+    }
+
+    /// Copies what is needed of packs to new ones, and removes them. Answers those that stay, for a
+    /// chunk that is needed of them is damaged.
+    pub(crate) fn renew(
+        &self,
+        packs: &[(u32, Pack)],
+        progress: &Progress,
+    ) -> Result<Vec<(PackId, Digest)>> {
+        let mut stay = Vec::new();
+        // frames that refer to others stay apart from those that do not
+        let mut lanes: [Lane; 2] = Default::default();
+        for (number, pack) in packs {
+            let (frames, _) = self.frames_of(pack.id)?;
+            let refers = frames.first().is_some_and(|(_, l)| l.kind.has_refs());
+            let (out, group) = &mut lanes[usize::from(refers)];
+            if let Some(damaged) = self.copy_out(pack, &frames, out, progress)? {
+                stay.push((pack.id, damaged));
+                continue;
+            }
+            group.push((*number, *pack));
+            if let Some(full) = out.take_if(|out| out.is_full()) {
+                self.replace(&std::mem::take(group), Some(full))?;
+            }
+        }
+        for (out, group) in lanes {
+            self.replace(&group, out)?;
+        }
+        Ok(stay)
     }
 
     /// Copies what is needed of a pack, up to a chunk that is damaged.
     fn copy_out(
         &self,
         pack: &Pack,
-        listed: &[Record],
+        frames: &[(Digest, Location)],
         out: &mut Option<OpenPack>,
         progress: &Progress,
     ) -> Result<Option<Digest>> {
         let core = &self.core;
-        for record in listed {
+        for (digest, place) in frames {
             progress.check()?;
-            let here = |l: &Location| l.pack == pack.id && l.offset == record.offset;
-            let Some(location) = core.index.find(&record.digest)?.filter(here) else {
+            let here = |l: &Location| l.pack == pack.id && l.offset == place.offset;
+            let Some(location) = core.index.find(digest)?.filter(here) else {
                 continue;
             };
             let raw = core.read_at(&location)?;
             let frame = Frame::parse(&raw, core.datastore).ok();
-            let Some(frame) = frame.filter(|f| f.header.digest == record.digest) else {
-                return Ok(Some(record.digest));
+            let Some(frame) = frame.filter(|f| f.header.digest == *digest) else {
+                return Ok(Some(*digest));
             };
             let out = match out {
                 Some(out) => out,
                 None => out.insert(OpenPack::begin(core)?),
             };
             out.append(&frame.header, &raw)?;
-            progress.add_bytes(record.length.into());
+            progress.add_bytes(location.length.into());
         }
         Ok(None)
     }
