@@ -5,7 +5,8 @@ use super::Place;
 use super::row::{ROW, Row, State, search};
 use crate::core::{locked, pack_name};
 use crate::memory::Memory;
-use crate::storage::Storage;
+use crate::storage::{File, Storage, read_exact};
+use format::pack::{TRAILER_LEN, footer_len};
 use format::{DatastoreId, Digest, PackId};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -16,6 +17,10 @@ const PACKS: usize = 8;
 /// How many packs are remembered in which one chunk was found: only where a second one is, its
 /// neighbours are worth a look.
 const ONCE: usize = 64;
+
+/// Longest footer that is looked into, bytes. One of chunks so small would take the memory of very many
+/// pages, or find no room and be read again for each of them; the runs have these as well.
+const LONGEST: usize = 1 << 20;
 
 /// Packs touched last.
 pub(super) struct Near {
@@ -90,6 +95,9 @@ fn rows(storage: &dyn Storage, datastore: DatastoreId, number: u32, id: PackId) 
     let Ok(file) = storage.open(&name) else {
         return Vec::new();
     };
+    if footer(&*file).is_none_or(|length| length > LONGEST) {
+        return Vec::new();
+    }
     let listed = crate::recover::records(&*file, &name, &storage.place(), datastore);
     let Ok(Some((records, true))) = listed else {
         return Vec::new();
@@ -99,4 +107,47 @@ fn rows(storage: &dyn Storage, datastore: DatastoreId, number: u32, id: PackId) 
     let mut encoded = Vec::with_capacity(rows.len() * ROW);
     rows.iter().for_each(|row| row.encode(&mut encoded));
     encoded
+}
+
+/// Length of a pack's footer, by its last bytes.
+fn footer(file: &dyn File) -> Option<usize> {
+    let length = file.len().ok()?;
+    let trailer = length.checked_sub(TRAILER_LEN as u64)?;
+    let bytes = read_exact(file, trailer, TRAILER_LEN).ok()?;
+    footer_len(&bytes, length).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::PACKS as DIR;
+    use crate::storage::simulated::Simulated;
+    use format::frame::{Kind, OVERHEAD};
+    use format::pack::{HEADER_LEN, PackHeader, Record, encode_footer};
+
+    #[test]
+    fn a_footer_is_looked_into_unless_it_is_very_long() {
+        let (datastore, pack) = (DatastoreId([1; 16]), PackId([2; 16]));
+        for (count, looked_into) in [(20_000, true), (25_000, false)] {
+            let storage = Simulated::new();
+            let records: Vec<Record> = (0..count)
+                .map(|number: u32| Record {
+                    digest: Digest(*blake3::hash(&number.to_le_bytes()).as_bytes()),
+                    offset: HEADER_LEN as u32 + number * OVERHEAD as u32,
+                    length: OVERHEAD as u32,
+                    plain_len: 0,
+                    kind: Kind::Data,
+                })
+                .collect();
+            let footer = encode_footer(&PackHeader { datastore, pack }, &records);
+            let file = storage.create(&format!("{DIR}/{pack}.pack")).unwrap();
+            let header = PackHeader { datastore, pack }.encode();
+            file.write_at(&header, 0).unwrap();
+            let at = HEADER_LEN + records.len() * OVERHEAD;
+            file.write_at(&footer, at as u64).unwrap();
+            let rows = rows(&storage, datastore, 7, pack);
+            let found = search(&rows, &records[12_345].digest);
+            assert_eq!(found, looked_into.then(|| Row::of(7, &records[12_345])));
+        }
+    }
 }

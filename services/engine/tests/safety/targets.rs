@@ -29,7 +29,7 @@ struct Rig {
 impl Rig {
     fn new() -> Self {
         let (keys, storage) = (Store::new_keyset().unwrap(), Simulated::new());
-        let tree = files(20, 1);
+        let tree = files(4, 1);
         let store = fresh(&storage, &keys);
         let id = back_up(&store, &tree).unwrap();
         Self {
@@ -61,7 +61,7 @@ impl Rig {
                 }
             }
             let _ = store.verify(&Progress::default());
-            let _ = back_up(&store, &files(10, 15));
+            let _ = back_up(&store, &files(3, 3));
         }
         drop(Store::recover(Arc::new(disk.clone()), options()).unwrap());
         let store = opened(&disk, &self.keys);
