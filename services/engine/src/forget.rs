@@ -6,6 +6,7 @@ use crate::error::{Error, Result, format_error};
 use crate::read::snapshot_name;
 use crate::retention::{Keep, Verdict, decide};
 use crate::store::Store;
+use format::entry::Timestamp;
 use format::lock::{Clock, LOCK_LEN, Lock};
 use format::{Digest, GroupId, SnapshotId};
 use jiff::tz::TimeZone;
@@ -203,10 +204,10 @@ impl Store {
     ) -> Result<Vec<(crate::SnapshotInfo, Verdict)>> {
         let locks = self.core.locks()?;
         let (snapshots, _) = self.snapshots()?;
-        let mut groups: BTreeMap<GroupId, Vec<(SnapshotId, i64)>> = BTreeMap::new();
+        let mut groups: BTreeMap<GroupId, Vec<(SnapshotId, Timestamp)>> = BTreeMap::new();
         for info in &snapshots {
             let group = groups.entry(info.clear.group).or_default();
-            group.push((info.clear.id, info.clear.time.seconds));
+            group.push((info.clear.id, info.clear.time));
         }
         let mut verdicts = BTreeMap::new();
         for group in groups.values() {

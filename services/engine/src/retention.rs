@@ -2,7 +2,7 @@
 //! on, that have one.
 
 use format::SnapshotId;
-use jiff::Timestamp;
+use format::entry::Timestamp;
 use jiff::civil::Weekday;
 use jiff::tz::TimeZone;
 use std::collections::BTreeMap;
@@ -36,7 +36,7 @@ pub type Verdict = Vec<&'static str>;
 
 /// Decides for the snapshots of one group, by the calendar of a time zone.
 pub(crate) fn decide(
-    snapshots: &[(SnapshotId, i64)],
+    snapshots: &[(SnapshotId, Timestamp)],
     keep: &Keep,
     zone: &TimeZone,
 ) -> BTreeMap<SnapshotId, Verdict> {
@@ -83,7 +83,7 @@ pub(crate) fn decide(
                 break;
             }
             // what lies outside of the calendar is of one period
-            let time = Timestamp::from_second(*time).unwrap_or_default();
+            let time = jiff::Timestamp::from_second(time.seconds).unwrap_or_default();
             let now = period.map(|period| period(&time.to_zoned(zone.clone())));
             if now.is_some() && now == last {
                 continue;
@@ -109,8 +109,10 @@ mod tests {
         SnapshotId((number as u128).to_le_bytes())
     }
 
-    fn snapshots(times: &[i64]) -> Vec<(SnapshotId, i64)> {
-        times.iter().enumerate().map(|(i, t)| (id(i), *t)).collect()
+    fn snapshots(times: &[i64]) -> Vec<(SnapshotId, Timestamp)> {
+        let time = |seconds| Timestamp { seconds, nanos: 0 };
+        let times = times.iter().enumerate();
+        times.map(|(i, t)| (id(i), time(*t))).collect()
     }
 
     #[test]
@@ -139,7 +141,7 @@ mod tests {
             .rev()
             .filter(|(id, _)| !verdicts[id].is_empty())
             .map(|(id, time)| {
-                let day = Timestamp::from_second(*time)
+                let day = jiff::Timestamp::from_second(time.seconds)
                     .unwrap()
                     .strftime("%F")
                     .to_string();
@@ -147,6 +149,17 @@ mod tests {
             })
             .collect();
         insta::assert_snapshot!(kept.join("\n"));
+    }
+
+    #[test]
+    fn of_one_second_the_later_one_is_newer() {
+        let at = |number, nanos| (id(number), Timestamp { seconds: 7, nanos });
+        let keep = Keep {
+            last: 1,
+            ..Keep::default()
+        };
+        let verdicts = decide(&[at(1, 3), at(2, 2), at(3, 1)], &keep, &TimeZone::UTC);
+        assert_eq!(verdicts[&id(1)], ["last"]);
     }
 
     #[test]
