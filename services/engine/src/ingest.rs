@@ -533,7 +533,7 @@ impl Shared {
     /// Makes a pack durable under its name, and then enters it into the index.
     fn seal(&self, pack: OpenPack) -> Result<()> {
         let (id, records) = pack.seal()?;
-        self.core.index.add_pack(id, &records)?;
+        self.core.index.add_pack(id, &records, 0)?;
         let mut flow = locked(&self.flow);
         records.iter().for_each(|record| {
             flow.pending.remove(&record.digest);

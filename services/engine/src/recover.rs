@@ -113,7 +113,7 @@ fn add(index: &Index, packs: &[PackId]) -> Result<()> {
         if records.iter().any(|r| r.kind.has_refs()) {
             metadata.push((*id, file, records));
         } else {
-            index.add_pack(*id, &records)?;
+            index.add_pack(*id, &records, 0)?;
         }
     }
     // of each frame what it refers to that is not there yet: other metadata, there is little of it
@@ -156,8 +156,10 @@ fn add(index: &Index, packs: &[PackId]) -> Result<()> {
             .for_each(|digest| drop(links.remove(digest)));
     }
     for (id, _, mut records) in metadata {
+        let whole: u32 = records.iter().map(|r| r.length).sum();
         records.retain(|r| links.contains_key(&r.digest));
-        index.add_pack(id, &records)?;
+        let kept: u32 = records.iter().map(|r| r.length).sum();
+        index.add_pack(id, &records, whole - kept)?;
     }
     Ok(())
 }

@@ -327,7 +327,7 @@ mod tests {
         pack.extend(encode_footer(&header, &records));
         let file = store.core.storage.create(&pack_name(header.pack)).unwrap();
         file.write_at(&pack, 0).unwrap();
-        store.core.index.add_pack(header.pack, &records).unwrap();
+        store.core.index.add_pack(header.pack, &records, 0).unwrap();
     }
 
     fn snapshot(store: &Store, like: &Clear, id: u8, root: Digest) -> SnapshotId {

@@ -7,7 +7,6 @@ mod rig;
 mod traces;
 
 use contract::{Error, FieldsExt, Options};
-use futures_util::StreamExt;
 use rig::{Machine, Server, text};
 use std::fs;
 use std::path::Path;
@@ -183,10 +182,8 @@ async fn engined_waits_in_words_serves_the_contract_and_ends_in_order() {
     let engine = site.engine().await;
     assert_eq!(engine.state().await.unwrap(), "waiting");
     // first it may say that it has not heard of it yet
-    let mut reasons = engine.receive_reason_changed().await;
-    while !engine.reason().await.unwrap().contains("not enrolled") {
-        reasons.next().await.unwrap();
-    }
+    site.becomes("org.strongroom.Engine1", "Reason", "not enrolled")
+        .await;
     let refused = engine.replicate("", Options::new()).await;
     assert!(matches!(refused, Err(Error::NotReady(_))), "{refused:?}");
     site.join(&centre).await;

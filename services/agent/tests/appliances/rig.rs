@@ -201,9 +201,10 @@ impl Machine {
         .await
     }
 
-    async fn becomes(&self, service: &'static str, name: &'static str, value: &str) {
+    /// Waits until the property `name` has `value` somewhere in it.
+    pub(crate) async fn becomes(&self, service: &'static str, name: &'static str, value: &str) {
         let mut states = runtime::follow::property(&self.bus, service, name);
-        let wait = states.wait_for(|now| now.as_deref() == Some(value));
+        let wait = states.wait_for(|now| now.as_ref().is_some_and(|now| now.contains(value)));
         let waited = tokio::time::timeout(PATIENCE, wait).await;
         assert!(waited.is_ok(), "{service} does not become {value}");
     }

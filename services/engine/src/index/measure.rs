@@ -65,7 +65,7 @@ fn measure() {
         };
         let records: Vec<Record> = (pack * OF_PACK..(pack + 1) * OF_PACK).map(record).collect();
         let id = PackId(u128::from(pack).to_le_bytes());
-        index.add_pack(id, &records).unwrap();
+        index.add_pack(id, &records, 0).unwrap();
     }
     let inserted = began.elapsed().as_secs_f64();
     drop(index);

@@ -524,14 +524,14 @@ impl Index {
     }
 
     /// Adds a pack that is durable, unless it is in already: one that a failing pipeline brings may
-    /// have been found meanwhile.
-    pub(crate) fn add_pack(&self, id: PackId, records: &[Record]) -> Result<()> {
+    /// have been found meanwhile. It also has `useless` bytes of frames that are not to be found.
+    pub(crate) fn add_pack(&self, id: PackId, records: &[Record], useless: u32) -> Result<()> {
         let shared = &self.shared;
         let writing = locked(&shared.writing);
         // without the lock that readers wait for: the disk may be asked
         let mut seen = HashSet::new();
         let (mut new, mut referred) = (Vec::new(), Vec::new());
-        let mut dead = 0;
+        let mut dead = useless;
         for record in records {
             let found = self.look_up(&record.digest)?;
             if found.is_some_and(|found| found.usable()) || !seen.insert(record.digest) {
@@ -552,7 +552,7 @@ impl Index {
             let number = opened
                 .take_number()
                 .ok_or_else(|| shared.damaged(NO_NUMBER))?;
-            let bytes = records.iter().map(|r| r.length).sum();
+            let bytes = useless + records.iter().map(|r| r.length).sum::<u32>();
             let pack = Pack {
                 id,
                 bytes,

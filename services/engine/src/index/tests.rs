@@ -89,7 +89,7 @@ proptest! {
                     let id = id(number);
                     let records: Vec<Record> =
                         chunks.iter().enumerate().map(|(place, c)| record(*c, place)).collect();
-                    index.add_pack(id, &records).unwrap();
+                    index.add_pack(id, &records, 0).unwrap();
                     model.packs.insert(id, (2 * records.len() as u32, 0));
                     for (place, chunk) in chunks.into_iter().enumerate() {
                         match model.chunks.get(&chunk).copied() {
