@@ -1,7 +1,7 @@
 //! Chunk, deduplicate, pack, commit, restore, verify, over a Storage trait.
 //!
 //! A [`Store`] is one open datastore. Backups go in by a [`SnapshotWriter`], come back by
-//! [`Entries`] and [`Pieces`]; frames travel between copies of a datastore without a key by
+//! [`Store::restore`], [`Entries`] and [`Pieces`]; frames travel between copies of a datastore without a key by
 //! [`Store::has`], [`Store::put_frame`] and [`Store::put_snapshot`], and all at once by
 //! [`Store::copy_to`]. docs/format.md has every byte, the module `ingest` says what keeps the whole
 //! consistent after a power cut.
@@ -38,6 +38,7 @@ mod read;
 mod recover;
 mod repair;
 mod replica;
+mod restore;
 mod retention;
 mod sources;
 pub mod storage;
@@ -59,6 +60,7 @@ pub use memory::Memory;
 pub use progress::{Counts, Progress};
 pub use read::{Entries, Piece, Pieces, SnapshotInfo};
 pub use repair::Repaired;
+pub use restore::{Target, TargetFile};
 pub use retention::{Keep, Verdict};
 pub use store::{Stats, Store, Unreadable};
 pub use stream::{Contents, Item};

@@ -4,13 +4,14 @@ use super::meter::Meter;
 use super::{Outcome, Unlocked, answer, outcome, reread, resolve, show, tell};
 use anyhow::{Result, bail};
 use clap::Args;
-use engine::{Item, Piece, Progress, Store};
-use filetree::write::{Options, Report, Writer};
+use engine::{Progress, Store, Target, TargetFile};
+use filetree::write::{Filling, Options, Report, Writer};
 use format::SnapshotId;
+use format::entry::Entry;
 use serde_json::json;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
@@ -100,40 +101,62 @@ impl Restore {
         below: &[u8],
         progress: &Progress,
     ) -> Result<(Report, Option<String>)> {
-        let mut items = store.contents(id, below)?;
-        // nothing is made at the target before the snapshot is known to open
-        let Some(first) = items.next().transpose()? else {
+        let mut tree = Tree {
+            target: &self.target,
+            writer: None,
+        };
+        let lost = match store.restore(id, below, &mut tree, progress) {
+            Ok(()) => None,
+            // nothing is made at the target before the snapshot is known to open
+            Err(error) if tree.writer.is_some() && error.is::<engine::Error>() => Some(format!(
+                "the rest of the snapshot is not restored: {error:#}"
+            )),
+            Err(error) => return Err(error),
+        };
+        let Some(writer) = tree.writer else {
             bail!(
                 "the snapshot holds no {}; `--path` names what is below what was backed up",
                 filetree::shown(below)
             );
         };
-        let mut writer = Writer::new(&self.target, Options::default())?;
-        let mut lost = None;
-        for item in std::iter::once(Ok(first)).chain(items) {
-            match item {
-                Ok(Item::Entry(entry)) => {
-                    writer.begin(&entry)?;
-                    progress.add_file();
-                }
-                Ok(Item::Piece(Piece::Data(bytes))) => {
-                    writer.data(&bytes)?;
-                    progress.add_bytes(bytes.len() as u64);
-                }
-                Ok(Item::Piece(Piece::Hole(length))) => {
-                    writer.hole(length)?;
-                }
-                Ok(Item::Lost(error)) => {
-                    writer.abandon(&format!("{:#}", anyhow::Error::from(error)));
-                }
-                Err(error) => {
-                    let error = anyhow::Error::from(error);
-                    lost = Some(format!(
-                        "the rest of the snapshot is not restored: {error:#}"
-                    ));
-                }
-            }
-        }
         Ok((writer.finish()?, lost))
+    }
+}
+
+/// Where entries are restored to.
+struct Tree<'a> {
+    target: &'a Path,
+    writer: Option<Writer>,
+}
+
+impl Target for Tree<'_> {
+    type File = File;
+    type Error = anyhow::Error;
+
+    fn entry(&mut self, entry: &Entry) -> Result<Option<File>> {
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            None => self
+                .writer
+                .insert(Writer::new(self.target, Options::default())?),
+        };
+        writer.begin(entry)?;
+        Ok(writer.hand_out().map(File))
+    }
+}
+
+struct File(Filling);
+
+impl TargetFile for File {
+    fn write(&self, bytes: &[u8], at: u64) {
+        self.0.write(bytes, at);
+    }
+
+    fn lost(&self, error: engine::Error) {
+        self.0.abandon(&format!("{:#}", anyhow::Error::from(error)));
+    }
+
+    fn done(self, length: u64) {
+        self.0.complete(length);
     }
 }

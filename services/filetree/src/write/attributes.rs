@@ -1,6 +1,7 @@
 //! Gives an object its owner, extended attributes, mode and time.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::PoisonError;
 
 use format::entry::{Entry, Kind};
 use rustix::fs::{
@@ -9,17 +10,18 @@ use rustix::fs::{
 };
 use rustix::io::{self, Errno};
 
-use super::{Failure, WriteError, Writer};
+use super::report::{Failure, WriteError};
+use super::shared::Shared;
 use crate::problem::{Problem, ProblemKind, errno_text};
 use crate::xattrs::{self, Place};
 
 /// Set-user-id and set-group-id.
 const SET_ID: u32 = 0o6000;
 
-impl Writer {
+impl Shared {
     /// Applies an entry's attributes to the object that is open, or held by O_PATH. What cannot be
     /// set is told, once where the reason befalls many.
-    pub(super) fn apply(&mut self, fd: BorrowedFd<'_>, entry: &Entry) -> Result<(), WriteError> {
+    pub(super) fn apply(&self, fd: BorrowedFd<'_>, entry: &Entry) -> Result<(), WriteError> {
         let owned = self.own(fd, entry)?;
         self.set_xattrs(fd, entry)?;
         let mode = match owned {
@@ -35,7 +37,7 @@ impl Writer {
     }
 
     /// Tells of an attribute that could not be set; passes on what stops all.
-    fn check(&mut self, entry: &Entry, what: &str, set: io::Result<()>) -> Result<(), WriteError> {
+    fn check(&self, entry: &Entry, what: &str, set: io::Result<()>) -> Result<(), WriteError> {
         let Err(errno) = set else {
             return Ok(());
         };
@@ -50,7 +52,7 @@ impl Writer {
     }
 
     /// Sets owner and group. False: one of them is not what it should be.
-    fn own(&mut self, fd: BorrowedFd<'_>, entry: &Entry) -> Result<bool, WriteError> {
+    fn own(&self, fd: BorrowedFd<'_>, entry: &Entry) -> Result<bool, WriteError> {
         let what = "cannot be given its owner";
         let stat = match fstat(fd) {
             Ok(stat) => stat,
@@ -84,7 +86,7 @@ impl Writer {
         }
     }
 
-    fn set_xattrs(&mut self, fd: BorrowedFd<'_>, entry: &Entry) -> Result<(), WriteError> {
+    fn set_xattrs(&self, fd: BorrowedFd<'_>, entry: &Entry) -> Result<(), WriteError> {
         if self.inherits {
             self.drop_inherited(fd, entry);
         }
@@ -102,8 +104,13 @@ impl Writer {
     }
 
     /// Removes what the object has from its directory's default ACL, or from before.
-    fn drop_inherited(&mut self, fd: BorrowedFd<'_>, entry: &Entry) {
-        for there in self.xattrs.read(Place::Open(fd)).unwrap_or_default() {
+    fn drop_inherited(&self, fd: BorrowedFd<'_>, entry: &Entry) {
+        let there = self
+            .xattrs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .read(Place::Open(fd));
+        for there in there.unwrap_or_default() {
             let kept = entry.xattrs.iter().any(|x| x.name == there.name);
             // security.* is the system's to give, as a label is
             if !kept
@@ -115,7 +122,7 @@ impl Writer {
         }
     }
 
-    fn tell_xattr(&mut self, entry: &Entry, name: &[u8], errno: Errno) {
+    fn tell_xattr(&self, entry: &Entry, name: &[u8], errno: Errno) {
         let family = match name.iter().position(|b| *b == b'.') {
             Some(end) => match &name[..end] {
                 b"user" => "user",
@@ -143,8 +150,8 @@ impl Writer {
         );
     }
 
-    fn tell_once(&mut self, entry: &Entry, what: &str, sentence: &str) {
-        if self.told.insert(what.to_string()) {
+    fn tell_once(&self, entry: &Entry, what: &str, sentence: &str) {
+        if self.is_new(what) {
             self.tell(Problem::new(&entry.path, ProblemKind::Attributes, sentence));
         }
     }

@@ -10,7 +10,9 @@ use rustix::fs::{
 use rustix::io::{self, Errno};
 use rustix::process::geteuid;
 
-use super::{Failure, MAX_PENDING, OpenFile, Pending, Writer, held, without_content};
+use super::filling::Filling;
+use super::report::Failure;
+use super::{MAX_OPEN, MAX_PENDING, Open, Pending, Writer, held, without_content};
 use crate::dirs::DIRECTORY;
 use crate::path;
 use crate::problem::{Problem, ProblemKind};
@@ -46,7 +48,10 @@ impl Writer {
         entry: Option<Entry>,
     ) -> Result<(), Failure> {
         let dir = self.dir(path)?;
-        let failed = |w: &Self, errno| w.failure(path, "cannot be made a directory", errno);
+        let failed = |errno| {
+            self.shared
+                .failure(path, "cannot be made a directory", errno)
+        };
         // one with an entry gets its mode when it is left
         let mode = match entry {
             Some(_) => Mode::RWXU,
@@ -64,8 +69,8 @@ impl Writer {
             },
             Err(errno) => Err(errno),
         };
-        let fd = fd.map_err(|errno| failed(self, errno))?;
-        let stat = fstat(&fd).map_err(|errno| failed(self, errno))?;
+        let fd = fd.map_err(failed)?;
+        let stat = fstat(&fd).map_err(failed)?;
         let above = self.path.len();
         let entry = self.wait(entry);
         self.dirs.enter(fd.into(), &stat, Pending { above, entry });
@@ -81,7 +86,7 @@ impl Writer {
             let sentence = "is below so many directories with so many attributes that its own are not set; \
                             restore it by itself";
             let problem = Problem::new(&entry.path, ProblemKind::Attributes, sentence);
-            self.tell(problem);
+            self.shared.tell(problem);
             return None;
         }
         self.pending += held(&entry);
@@ -89,6 +94,8 @@ impl Writer {
     }
 
     fn make_file(&mut self, entry: &Entry, name: &[u8]) -> Result<(), Failure> {
+        let few = self.shared.wait_until(|state| state.open() < MAX_OPEN);
+        few.map_err(Failure::All)?;
         let dir = self.dir(&entry.path)?;
         let create = |name: &[u8]| {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
@@ -108,13 +115,19 @@ impl Writer {
                 }
             }
         }
-        let fd = created.map_err(|e| self.failure(&entry.path, "cannot be made", e))?;
-        self.file = Some(OpenFile {
+        let fd = created.map_err(|e| self.shared.failure(&entry.path, "cannot be made", e))?;
+        self.shared.open_file(self.files, &entry.path);
+        let filling = Filling {
+            shared: self.shared.clone(),
+            dir,
             fd,
             entry: without_content(entry),
-            at: 0,
             temporary,
-        });
+            number: self.files,
+            progress: Default::default(),
+        };
+        self.files += 1;
+        self.file = Some(Open { filling, at: 0 });
         Ok(())
     }
 
@@ -129,6 +142,9 @@ impl Writer {
                 "does not come before it; it is left out, verify the snapshot",
             ));
         }
+        // under no name is there a part of a file
+        let complete = self.shared.wait_until(|state| !state.is_open(first));
+        complete.map_err(Failure::All)?;
         let dir = self.dir(&entry.path)?;
         let link = |root: &OwnedFd| {
             let (parent, first) = path::split(first);
@@ -149,7 +165,9 @@ impl Writer {
                 );
                 Failure::One(Problem::new(&entry.path, ProblemKind::Unwritten, sentence))
             }
-            errno => self.failure(&entry.path, "cannot be linked to its first name", errno),
+            errno => self
+                .shared
+                .failure(&entry.path, "cannot be linked to its first name", errno),
         })
     }
 
@@ -187,8 +205,9 @@ impl Writer {
         let held = self
             .replacing(&dir, name, || make(&dir))
             .and_then(|()| openat(&dir, name, HOLD, Mode::empty()));
-        let held = held.map_err(|e| self.failure(&entry.path, "cannot be made", e))?;
-        let stat = fstat(&held).map_err(|e| self.failure(&entry.path, "cannot be made", e))?;
+        let held = held.map_err(|e| self.shared.failure(&entry.path, "cannot be made", e))?;
+        let stat =
+            fstat(&held).map_err(|e| self.shared.failure(&entry.path, "cannot be made", e))?;
         if FileType::from_raw_mode(stat.st_mode) != kind || stat.st_nlink != 1 {
             let sentence = "was replaced by another program while it was restored";
             return Err(Failure::One(Problem::new(
@@ -197,7 +216,7 @@ impl Writer {
                 sentence,
             )));
         }
-        self.apply(held.as_fd(), entry).map_err(Failure::All)
+        self.shared.apply(held.as_fd(), entry).map_err(Failure::All)
     }
 
     /// Makes something where nothing is, or nothing any more when that is asked for.

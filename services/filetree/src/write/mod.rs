@@ -21,6 +21,10 @@
 //! is an error, after which the writer is of no more use. A file left open when the writer is
 //! dropped is removed: under its name there is all of a file, or nothing.
 //!
+//! Files can be handed out to be filled by other threads ([`Writer::hand_out`]) while the next entries
+//! are made. A directory gets its attributes when all that was begun in it is complete, a hard link is
+//! made when its first name is. The disk works on what is written all the while, not only at the end.
+//!
 //! # Order
 //!
 //! Entries come in [`Entry::cmp_path`] order, each path once; others are refused. Directories that
@@ -40,27 +44,29 @@
 //! Owners are numeric. Where the owner cannot be set the set-id bits are not either.
 
 mod attributes;
+mod filling;
 mod make;
 mod report;
+mod shared;
 
-use std::collections::HashSet;
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use format::entry::{Entry, Kind};
-use rustix::fs::{
-    AtFlags, CWD, Mode, OFlags, fstat, ftruncate, openat, renameat, syncfs, unlinkat,
-};
-use rustix::io::{Errno, pwrite, retry_on_intr};
+use rustix::fs::{CWD, Mode, OFlags, fstat, openat, syncfs};
+use rustix::io::Errno;
 
 use crate::dirs::{DIRECTORY, Dirs};
 use crate::path;
 use crate::problem::{Problem, ProblemKind};
 
+pub use filling::Filling;
 pub use report::{MAX_PROBLEMS, Report, WriteError};
 
 use report::Failure;
+use shared::Shared;
 
 /// How to treat what is there.
 #[derive(Clone, Copy, Debug, Default)]
@@ -72,25 +78,25 @@ pub struct Options {
 
 /// Writes entries below a target directory.
 pub struct Writer {
-    target: PathBuf,
     options: Options,
     dirs: Dirs<Pending>,
     /// Path of the innermost directory below the target.
     path: Vec<u8>,
     /// Path of the entry before.
     last: Option<Vec<u8>>,
-    file: Option<OpenFile>,
-    report: Report,
-    /// What is reported once, not for every entry it befalls.
-    told: HashSet<String>,
-    /// Bytes of the problems in the report.
-    told_bytes: usize,
-    /// Bytes of the entries that wait in `dirs`.
+    file: Option<Open>,
+    /// How many files were begun.
+    files: u64,
+    /// Directories that were left and wait for files to be complete, in that order.
+    left: VecDeque<Left>,
+    /// Bytes of the entries that wait in `dirs` and `left`.
     pending: usize,
-    /// New objects may get attributes from their directory that their entries do not have.
-    inherits: bool,
-    xattrs: crate::xattrs::Xattrs,
+    shared: Arc<Shared>,
 }
+
+/// Most files that are not complete, and most directories that wait for them. Each takes two
+/// descriptors at most, of the 1024 that a process may have.
+const MAX_OPEN: usize = 128;
 
 /// Most bytes of entries of directories that wait for their attributes at the same time. A snapshot
 /// made to harm could have tens of thousands below each other, each with megabytes.
@@ -103,12 +109,18 @@ struct Pending {
     entry: Option<Entry>,
 }
 
-struct OpenFile {
-    fd: OwnedFd,
+/// A directory that was left.
+struct Left {
+    fd: Arc<OwnedFd>,
     entry: Entry,
+    /// It waits for the files before this one.
+    files: u64,
+}
+
+/// The file that is written here.
+struct Open {
+    filling: Filling,
     at: u64,
-    /// Its name until it replaces what has its own.
-    temporary: Option<Vec<u8>>,
 }
 
 impl Writer {
@@ -143,20 +155,19 @@ impl Writer {
             entry: None,
         };
         let stat = fstat(&fd).map_err(|e| failed(e.into()))?;
+        let shared = Shared::new(target.to_path_buf(), &fd, inherits, xattrs);
+        let shared = shared.map_err(|e| failed(e.into()))?;
         dirs.enter(fd.into(), &stat, pending);
         Ok(Self {
-            target: target.to_path_buf(),
             options,
             dirs,
             path: Vec::new(),
             last: None,
             file: None,
-            report: Report::default(),
-            told: HashSet::new(),
-            told_bytes: 0,
+            files: 0,
+            left: VecDeque::new(),
             pending: 0,
-            inherits,
-            xattrs,
+            shared: Arc::new(shared),
         })
     }
 
@@ -168,23 +179,24 @@ impl Writer {
     pub fn begin(&mut self, entry: &Entry) -> Result<(), WriteError> {
         self.end()?;
         let made = self.begin_entry(entry);
-        self.settle(made)
+        self.shared.settle(made)
+    }
+
+    /// The file that was just begun, to be filled elsewhere while the next entries are begun; none where
+    /// the entry is none, or could not be made. What befalls it is told by this writer.
+    pub fn hand_out(&mut self) -> Option<Filling> {
+        self.file.take().map(|file| file.filling)
     }
 
     /// Appends bytes to the open file.
     ///
     /// # Errors
     /// What stops the restore.
-    pub fn data(&mut self, mut bytes: &[u8]) -> Result<(), WriteError> {
-        while let Some(file) = self.file.as_mut().filter(|_| !bytes.is_empty()) {
-            match retry_on_intr(|| pwrite(&file.fd, bytes, file.at)) {
-                Ok(written) => {
-                    file.at += written as u64;
-                    self.report.bytes += written as u64;
-                    bytes = &bytes[written..];
-                }
-                Err(errno) => return self.drop_file(errno),
-            }
+    pub fn data(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+        if let Some(Open { filling, at }) = &mut self.file {
+            filling.write(bytes, *at);
+            *at += bytes.len() as u64;
+            return self.drop_failed();
         }
         Ok(())
     }
@@ -194,20 +206,15 @@ impl Writer {
     /// # Errors
     /// What stops the restore.
     pub fn hole(&mut self, length: u64) -> Result<(), WriteError> {
-        let Some(file) = self.file.as_mut() else {
+        let Some(Open { filling, at }) = &mut self.file else {
             return Ok(());
         };
-        match file
-            .at
-            .checked_add(length)
-            .filter(|at| i64::try_from(*at).is_ok())
-        {
-            Some(at) => {
-                file.at = at;
-                Ok(())
-            }
-            None => self.drop_file(Errno::FBIG),
+        let end = at.checked_add(length);
+        match end.filter(|at| i64::try_from(*at).is_ok()) {
+            Some(end) => *at = end,
+            None => filling.fail("cannot be written", Errno::FBIG),
         }
+        self.drop_failed()
     }
 
     /// Completes the open file, if any: its length, attributes and place.
@@ -215,49 +222,41 @@ impl Writer {
     /// # Errors
     /// What stops the restore.
     pub fn end(&mut self) -> Result<(), WriteError> {
-        let Some(file) = self.file.take() else {
-            return Ok(());
-        };
-        let ended = self.end_file(&file);
-        match ended {
-            Ok(()) => self.report.entries += 1,
-            Err(_) => self.remove_file(&file),
+        if let Some(Open { filling, at }) = self.file.take() {
+            filling.complete(at);
         }
-        self.settle(ended)
+        self.shared.go_on()
     }
 
     /// Gives the open file up, because its content cannot be had; nothing of it stays.
     pub fn abandon(&mut self, sentence: &str) {
         if let Some(file) = self.file.take() {
-            self.remove_file(&file);
-            self.tell(Problem::new(
-                &file.entry.path,
-                ProblemKind::Unwritten,
-                sentence,
-            ));
+            file.filling.abandon(sentence);
         }
     }
 
-    /// Gives the directories their attributes, and waits until all is on disk.
+    /// Waits for the files that were handed out, gives the directories their attributes, and waits until
+    /// all is on disk.
     ///
     /// # Errors
     /// What stops the restore.
     pub fn finish(mut self) -> Result<Report, WriteError> {
         self.end()?;
-        self.go_to(b"")
-            .or_else(|failure| self.settle(Err(failure)))?;
+        let left = self.go_to(b"");
+        self.shared.settle(left)?;
         if let Some(root) = self.dirs.top().and_then(|(root, _)| root.cloned()) {
             self.leave()?;
+            while !self.left.is_empty() {
+                self.wait_for_left()?;
+            }
+            self.shared.wait_until(|state| state.open() == 0)?;
+            self.shared.end_sync();
             let synced = syncfs(&root);
-            let synced = synced.map_err(|e| self.failure(b"", "cannot be written to disk", e));
-            self.settle(synced)?;
+            let synced =
+                synced.map_err(|e| self.shared.failure(b"", "cannot be written to disk", e));
+            self.shared.settle(synced)?;
         }
-        Ok(std::mem::take(&mut self.report))
-    }
-
-    /// What was done until now.
-    pub fn report(&self) -> &Report {
-        &self.report
+        Ok(self.shared.report())
     }
 
     fn begin_entry(&mut self, entry: &Entry) -> Result<(), Failure> {
@@ -289,7 +288,9 @@ impl Writer {
             self.make(entry, name)?;
         }
         // a file counts when it is complete
-        self.report.entries += u64::from(self.file.is_none());
+        if self.file.is_none() {
+            self.shared.count_entry();
+        }
         Ok(())
     }
 
@@ -322,75 +323,56 @@ impl Writer {
         }
     }
 
-    /// Leaves the innermost directory and gives it its attributes.
+    /// Leaves the innermost directory, which gets its attributes as soon as it may.
     fn leave(&mut self) -> Result<(), WriteError> {
         let Some((fd, pending)) = self.dirs.top() else {
             return Ok(());
         };
         let (fd, above) = (fd.cloned(), pending.above);
         if let Some(entry) = pending.entry.take() {
-            self.pending -= held(&entry);
+            let files = self.files;
             match fd {
-                Some(fd) => self.apply(fd.as_fd(), &entry)?,
-                None => self.tell(Problem::new(
-                    &entry.path,
-                    ProblemKind::Attributes,
-                    "was moved while it was restored, so its mode and times are not set; restore it again",
-                )),
+                Some(fd) => self.left.push_back(Left { fd, entry, files }),
+                None => {
+                    self.pending -= held(&entry);
+                    self.shared.tell(Problem::new(
+                        &entry.path,
+                        ProblemKind::Attributes,
+                        "was moved while it was restored, so its mode and times are not set; restore it again",
+                    ));
+                }
             }
         }
         self.dirs.leave();
         self.path.truncate(above);
-        Ok(())
-    }
-
-    fn end_file(&mut self, file: &OpenFile) -> Result<(), Failure> {
-        let path = &file.entry.path;
-        ftruncate(&file.fd, file.at)
-            .map_err(|e| self.failure(path, "cannot be given its length", e))?;
-        if file.at != file.entry.size {
-            let sentence = format!(
-                "has {} bytes where its entry says {}; verify the snapshot",
-                file.at, file.entry.size
-            );
-            self.tell(Problem::new(path, ProblemKind::Unwritten, sentence));
-        }
-        self.apply(file.fd.as_fd(), &file.entry)
-            .map_err(Failure::All)?;
-        if let Some(temporary) = &file.temporary {
-            let dir = self.dir(path)?;
-            let name = path::split(path).1;
-            renameat(&dir, &temporary[..], &dir, name)
-                .map_err(|e| self.failure(path, "cannot take the place of what is there", e))?;
+        while self.left.front().is_some_and(|left| {
+            self.left.len() > MAX_OPEN || self.shared.is(|state| state.complete(left.files))
+        }) {
+            self.wait_for_left()?;
         }
         Ok(())
     }
 
-    /// The open file cannot be written further.
-    fn drop_file(&mut self, errno: Errno) -> Result<(), WriteError> {
-        let Some(file) = self.file.take() else {
+    /// Gives the first directory that waits its attributes.
+    fn wait_for_left(&mut self) -> Result<(), WriteError> {
+        let Some(Left { fd, entry, files }) = self.left.pop_front() else {
             return Ok(());
         };
-        self.remove_file(&file);
-        let failure = self.failure(&file.entry.path, "cannot be written", errno);
-        self.settle(Err(failure))
+        self.pending -= held(&entry);
+        self.shared.wait_until(|state| state.complete(files))?;
+        self.shared.apply(fd.as_fd(), &entry)
     }
 
-    fn remove_file(&mut self, file: &OpenFile) {
-        let own = path::split(&file.entry.path).1;
-        let name = file.temporary.as_deref().unwrap_or(own);
-        if let Ok(dir) = self.dir(&file.entry.path) {
-            // the failure that led here is the one to report
-            let _ = unlinkat(&dir, name, AtFlags::empty());
+    /// The open file is of no more use when it could not be written.
+    fn drop_failed(&mut self) -> Result<(), WriteError> {
+        if self
+            .file
+            .as_ref()
+            .is_some_and(|file| file.filling.has_failed())
+        {
+            self.file = None;
         }
-    }
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        if let Some(file) = self.file.take() {
-            self.remove_file(&file);
-        }
+        self.shared.go_on()
     }
 }
 

@@ -1,0 +1,193 @@
+//! A snapshot's entries in order, and the bytes of its files by several threads, whichever is read
+//! first: for a target that takes them in any order. [`crate::Contents`] is for one that does not.
+
+use crate::Store;
+use crate::core::{Core, Keys};
+use crate::error::Error;
+use crate::progress::Progress;
+use crate::queue::Queue;
+use crate::read::Pieces;
+use format::SnapshotId;
+use format::entry::{Entry, Extent};
+use format::extents::length_of;
+use format::leaf::Content;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// Bytes that one thread reads at a time, of neighbours.
+const STRETCH: u64 = 1 << 20;
+/// Stretches that wait.
+const WAITING: usize = 64;
+
+/// Takes a snapshot's entries.
+pub trait Target {
+    /// What takes the bytes of one file.
+    type File: TargetFile;
+    /// What stops the restore.
+    type Error: From<Error>;
+
+    /// Takes the next entry; what its bytes are for, where it has any and they are wanted.
+    ///
+    /// # Errors
+    /// What stops the restore.
+    fn entry(&mut self, entry: &Entry) -> Result<Option<Self::File>, Self::Error>;
+}
+
+/// Takes the bytes of one file, from any threads.
+pub trait TargetFile: Send + Sync {
+    /// Takes bytes that belong there.
+    fn write(&self, bytes: &[u8], at: u64);
+    /// Not all of it can be had.
+    fn lost(&self, error: Error);
+    /// All of it was given, or lost; it is so many bytes long with its holes.
+    fn done(self, length: u64);
+}
+
+/// A file until all of it is given; whoever lets go of it last says that it is.
+struct Open<F> {
+    file: F,
+    length: AtomicU64,
+}
+
+/// Bytes of a file that lie one after the other.
+struct Stretch<F> {
+    open: Arc<Open<F>>,
+    at: u64,
+    extents: Vec<Extent>,
+}
+
+struct Work<'a, F> {
+    core: &'a Arc<Core>,
+    keys: Arc<Keys>,
+    progress: &'a Progress,
+    queue: Queue<Stretch<F>>,
+    /// What is left in the queue is of no use.
+    stopped: AtomicBool,
+}
+
+/// Lets the threads end, whatever becomes of the entries.
+struct Ending<'a, F>(&'a Work<'a, F>);
+
+impl<F> Drop for Ending<'_, F> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.stopped.store(true, Ordering::Release);
+        }
+        self.0.queue.close();
+    }
+}
+
+impl Store {
+    /// Gives a target the entries of a snapshot in order, those at or below a path (empty for all), and
+    /// their bytes by [`crate::Options::threads`] threads. `progress` counts bytes, and entries as files.
+    ///
+    /// # Errors
+    /// What the target says; [`Error::Locked`], [`Error::NoSnapshot`], or the tree of the snapshot
+    /// cannot be read on. What only one file lacks is none, but told to that.
+    pub fn restore<T: Target>(
+        &self,
+        id: SnapshotId,
+        below: &[u8],
+        target: &mut T,
+        progress: &Progress,
+    ) -> Result<(), T::Error> {
+        let work = Work {
+            core: &self.core,
+            keys: self.core.keys()?,
+            progress,
+            queue: Queue::new(WAITING),
+            stopped: AtomicBool::new(false),
+        };
+        let mut entries = self.entries(id, below)?;
+        std::thread::scope(|scope| {
+            for _ in 0..self.core.options.threads.max(1) {
+                scope.spawn(|| work.read_all());
+            }
+            let _ending = Ending(&work);
+            let stop = |_: &T::Error| work.stopped.store(true, Ordering::Release);
+            entries.try_for_each(|entry| {
+                progress.check().map_err(T::Error::from).inspect_err(stop)?;
+                // what was begun before a tree that cannot be read on is still given
+                let (entry, content) = entry?;
+                let file = target.entry(&entry).inspect_err(stop)?;
+                progress.add_file();
+                file.map_or(Ok(()), |file| Ok(work.give(&entry, &content, file)?))
+            })
+        })
+    }
+}
+
+impl<F: TargetFile> Work<'_, F> {
+    /// Has the bytes of a file read.
+    fn give(&self, entry: &Entry, content: &Content, file: F) -> Result<(), Error> {
+        let open = Arc::new(Open {
+            file,
+            length: AtomicU64::new(0),
+        });
+        let mut pieces = Pieces::new(self.core.clone(), entry, content)?;
+        let (mut at, mut ends) = (0u64, false);
+        while !ends {
+            let (from, mut extents) = (at, Vec::new());
+            while at - from < STRETCH && !ends {
+                match pieces.next_extent() {
+                    Ok(Some(extent)) => {
+                        at = at.saturating_add(length_of(&extent));
+                        extents.push(extent);
+                    }
+                    Ok(None) => ends = true,
+                    Err(error) => {
+                        open.file.lost(error);
+                        ends = true;
+                    }
+                }
+            }
+            open.length.store(at, Ordering::Release);
+            let stretch = Stretch {
+                open: open.clone(),
+                at: from,
+                extents,
+            };
+            if !stretch.extents.is_empty() && self.queue.push(stretch).is_err() {
+                break;
+            }
+        }
+        release(open);
+        Ok(())
+    }
+
+    fn read_all(&self) {
+        while let Some(Stretch { open, at, extents }) = self.queue.pop() {
+            let read = catch_unwind(AssertUnwindSafe(|| self.read(&open.file, at, &extents)));
+            // a panic is no worse than a chunk that cannot be read
+            if let Err(error) = read.unwrap_or(Err(Error::Cancelled)) {
+                open.file.lost(error);
+            }
+            release(open);
+        }
+    }
+
+    fn read(&self, file: &F, mut at: u64, extents: &[Extent]) -> Result<(), Error> {
+        for extent in extents {
+            if self.stopped.load(Ordering::Acquire) {
+                return Err(Error::Cancelled);
+            }
+            if let Extent::Data { digest, length } = extent {
+                let bytes = self.core.read_data(&self.keys, digest)?;
+                if bytes.len() != *length as usize {
+                    return Err(Error::Content { digest: *digest });
+                }
+                file.write(&bytes, at);
+                self.progress.add_bytes(bytes.len() as u64);
+            }
+            at = at.saturating_add(length_of(extent));
+        }
+        Ok(())
+    }
+}
+
+fn release<F: TargetFile>(open: Arc<Open<F>>) {
+    if let Some(Open { file, length }) = Arc::into_inner(open) {
+        file.done(length.into_inner());
+    }
+}
