@@ -1,5 +1,5 @@
 //! A snapshot's entries in order, and the bytes of its files by several threads, whichever is read
-//! first: for a target that takes them in any order. [`crate::Contents`] is for one that does not.
+//! first. Who needs bytes in order reads [`crate::Pieces`].
 
 use crate::Store;
 use crate::core::{Core, Keys};

@@ -7,7 +7,6 @@ use crate::ingest::Ingest;
 use crate::progress::Progress;
 use crate::read::{Entries, Pieces, SnapshotInfo};
 use crate::storage::{Guard, Storage};
-use crate::stream::Contents;
 use crate::writer::{SnapshotMeta, SnapshotWriter};
 use format::entry::Entry;
 use format::leaf::Content;
@@ -301,15 +300,6 @@ impl Store {
     /// [`Error::Locked`], [`Error::NoSnapshot`], or it cannot be read.
     pub fn entries(&self, id: SnapshotId, below: &[u8]) -> Result<Entries> {
         Entries::new(self.core.clone(), id, below)
-    }
-
-    /// The entries of a snapshot as [`Store::entries`], each file followed by its bytes, read
-    /// ahead by [`Options::threads`] threads.
-    ///
-    /// # Errors
-    /// [`Error::Locked`], [`Error::NoSnapshot`], or it cannot be read.
-    pub fn contents(&self, id: SnapshotId, below: &[u8]) -> Result<Contents> {
-        Contents::new(self.core.clone(), id, below)
     }
 
     /// The digest this datastore has for a data chunk, stored or not.

@@ -171,7 +171,7 @@ fn opening_where_any_read_fails() {
 
 #[test]
 fn a_restore_where_any_read_fails() {
-    for restore in [restored, streamed] {
+    for restore in [restored, taken] {
         reading(ready, |rig, store| {
             let files = restore(&store, rig.first.0)?;
             assert_eq!(files, rig.first.1);

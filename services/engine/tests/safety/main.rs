@@ -5,5 +5,7 @@ mod faults;
 mod hostile;
 mod power_cuts;
 mod refusals;
+#[path = "../rig/taken.rs"]
+mod taken;
 mod targets;
 mod trees;

@@ -1,7 +1,8 @@
 //! Small trees of files, backed up and restored, and a datastore of many small packs and runs.
 
+use crate::taken::Taken;
 use engine::storage::simulated::Simulated;
-use engine::{Item, Options, Piece, Progress, SnapshotMeta, Store};
+use engine::{Options, Piece, Progress, SnapshotMeta, Store};
 use format::entry::{Entry, Extent, Kind, Timestamp};
 use format::snapshot::Details;
 use format::superblock::Profile;
@@ -109,20 +110,11 @@ pub(crate) fn restored(store: &Store, id: SnapshotId) -> engine::Result<Files> {
     Ok(files)
 }
 
-/// The same, read ahead by threads as a restore does.
-pub(crate) fn streamed(store: &Store, id: SnapshotId) -> engine::Result<Files> {
-    let mut files = Files::new();
-    for item in store.contents(id, b"")? {
-        match item? {
-            Item::Entry(entry) if entry.kind == Kind::File => {
-                files.push((String::from_utf8(entry.path).unwrap(), Vec::new()));
-            }
-            Item::Entry(_) => {}
-            Item::Piece(piece) => files.last_mut().unwrap().1.push(bytes(piece)),
-            Item::Lost(error) => return Err(error),
-        }
-    }
-    Ok(files)
+/// The same, by several threads as a restore does.
+pub(crate) fn taken(store: &Store, id: SnapshotId) -> engine::Result<Files> {
+    let mut taken = Taken::default();
+    taken.take(store, id, b"")?;
+    taken.files(1)
 }
 
 fn bytes(piece: Piece) -> Vec<u8> {
@@ -142,7 +134,7 @@ pub(crate) fn in_order(store: &Store, whole: &[(SnapshotId, &Files)], next: &Fil
         assert_eq!(&restored(store, *id).unwrap(), *files);
     }
     let id = back_up(store, next).unwrap();
-    assert_eq!(&streamed(store, id).unwrap(), next);
+    assert_eq!(&taken(store, id).unwrap(), next);
     id
 }
 
