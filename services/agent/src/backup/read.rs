@@ -195,6 +195,7 @@ impl Reader {
         content: &mut Content,
         entry: &mut Entry,
     ) -> Result<Result<(), Problem>, Gone> {
+        let is_device = content.is_device();
         let mut source = Source {
             content,
             problem: None,
@@ -211,15 +212,23 @@ impl Reader {
                     ));
                 }
             };
-            let digest = self.keys.data(chunk);
             let length = chunk.len();
+            self.counters.done.fetch_add(length as u64, Relaxed);
+            entry.size += length as u64;
+            if is_device && chunking::is_zeros(chunk) {
+                let length = length as u64;
+                match entry.content.last_mut() {
+                    Some(Extent::Hole { length: before }) => *before += length,
+                    _ => entry.content.push(Extent::Hole { length }),
+                }
+                continue;
+            }
+            let digest = self.keys.data(chunk);
             let item = Item::Chunk(digest, chunk.to_vec());
             entry.content.push(Extent::Data {
                 digest,
                 length: length as u32,
             });
-            entry.size += length as u64;
-            self.counters.done.fetch_add(length as u64, Relaxed);
             self.put(item)?;
         }
     }

@@ -42,7 +42,7 @@ pub(crate) struct Backup {
     /// Read all files, also those whose metadata is as it was in the last backup
     #[arg(long)]
     force_read: bool,
-    /// Directories and files
+    /// Directories, files, and block devices, whose content is then kept as a file
     #[arg(required = true)]
     paths: Vec<PathBuf>,
 }

@@ -3,6 +3,7 @@
 mod bench;
 mod broken;
 mod copies;
+mod devices;
 mod forge;
 mod hostile;
 mod many;

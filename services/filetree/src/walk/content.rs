@@ -59,7 +59,8 @@ impl Content {
         let failed = |errno| Problem::reading(source, "cannot be opened", errno);
         let file = open_file(dir, name, found.uid).map_err(failed)?;
         let stat = fstat(&file).map_err(failed)?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        // a device that was named itself was found as a file
+        if FileType::from_raw_mode(stat.st_mode) != FileType::from_raw_mode(found.mode) {
             return Err(not_a_file());
         }
         Ok(Self {
@@ -72,6 +73,11 @@ impl Content {
             // of a small one that takes all its room the holes are not worth two calls
             tells_holes: found.size > SMALL || occupied(&stat) < found.size,
         })
+    }
+
+    /// Whether it is a device, which tells no holes: zeros on it are as good.
+    pub fn is_device(&self) -> bool {
+        FileType::from_raw_mode(self.found.mode) == FileType::BlockDevice
     }
 
     /// The file.
@@ -178,6 +184,9 @@ impl Content {
     /// Closes the file; a [`ProblemKind::Changed`] when it is not as it was found, and then its
     /// fingerprint is not to be trusted.
     pub fn finish(self) -> Option<Problem> {
+        if self.is_device() {
+            return self.in_use();
+        }
         match fstat(&self.file) {
             Ok(stat) if Fingerprint::of(&stat) == self.found => None,
             Ok(_) => Some(Problem::new(
@@ -190,9 +199,31 @@ impl Content {
         }
     }
 
+    /// Of a device nothing tells whether it was written to, but who could have may hold it.
+    fn in_use(&self) -> Option<Problem> {
+        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        // open(2): of a block device this is refused while it is mounted or otherwise held
+        let flags = OFlags::RDONLY | OFlags::EXCL | OFlags::CLOEXEC;
+        match openat(CWD, path.as_str(), flags, Mode::empty()) {
+            Err(Errno::BUSY) => Some(Problem::new(
+                &self.source,
+                ProblemKind::Changed,
+                "is in use, so what was kept may mix old and new; unmount it, or name a snapshot of it",
+            )),
+            _ => None,
+        }
+    }
+
     fn failed(&self, errno: Errno) -> Problem {
         Problem::reading(&self.source, "cannot be read", errno)
     }
+}
+
+/// Bytes of a block device.
+pub(super) fn device_length(dir: &OwnedFd, name: &[u8]) -> io::Result<u64> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let device = openat(dir, name, flags, Mode::empty())?;
+    seek(&device, SeekFrom::End(0))
 }
 
 /// Opens a file that was found to be a regular one, without waiting should it be a pipe by now.

@@ -125,6 +125,10 @@ impl Fingerprint {
     /// Whether the last change is old enough, seen from when the read began, that a later one must
     /// show: clocks of file systems tick as coarsely as two seconds.
     pub fn settled(&self, read_began: SystemTime) -> bool {
+        // what is on a device changes without a trace; one that is not read has no size
+        if self.size > 0 && FileType::from_raw_mode(self.mode) == FileType::BlockDevice {
+            return false;
+        }
         let Some(before) = read_began.checked_sub(Duration::from_secs(2)) else {
             return false;
         };

@@ -38,7 +38,8 @@
 //! what it holds is named from there. *Several roots, or one that is a file*, are placed under
 //! their absolute paths without the leading slash; the entry with the empty path is then `/`, and
 //! the directories on the way are entries with their attributes but nothing else of their content.
-//! A root below another root is part of that one.
+//! A root below another root is part of that one. A *block device* that is named itself is a file with
+//! what is on it; one that is met below a directory is a device.
 //!
 //! # What a walk holds in memory
 //!
@@ -122,7 +123,7 @@ impl Walk {
     /// Opens the roots; nothing below is touched yet.
     ///
     /// # Errors
-    /// No root, a root that does not exist or cannot be reached, or is neither directory nor file.
+    /// No root, a root that does not exist or cannot be reached, or is of another kind.
     pub fn new(roots: &[PathBuf], options: Options) -> Result<Self, RootError> {
         let roots = Roots::new(roots)?;
         let mut queued = VecDeque::new();
@@ -268,7 +269,7 @@ impl Walk {
         let dir = Arc::clone(dir?);
         let (dev, way) = (level.dev, level.way);
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-        let stat = match statat(&dir, name, flags) {
+        let mut stat = match statat(&dir, name, flags) {
             Ok(stat) => stat,
             Err(errno) => {
                 return Some(Err(Problem::reading(&source, "cannot be looked at", errno)));
@@ -278,7 +279,20 @@ impl Walk {
             let mounted = stat.st_dev != dev && !way;
             return Some(self.subdirectory(path, &dir, name, stat, above, mounted, source));
         }
-        let kind = match self.kind(&path, &dir, name, &stat, &source) {
+        let kind = self.kind(&path, &dir, name, &stat, &source);
+        let kind = kind.and_then(|kind| match kind {
+            Kind::BlockDevice(..) if self.roots.is_named(&path) => {
+                let length = content::device_length(&dir, name);
+                let what = "is a device that cannot be opened";
+                let length = length.map_err(|errno| Problem::reading(&source, what, errno))?;
+                stat.st_size = length.cast_signed();
+                // it does not tell what of it is in use
+                stat.st_blocks = (length / 512).cast_signed();
+                Ok(Kind::File)
+            }
+            kind => Ok(kind),
+        });
+        let kind = match kind {
             Ok(kind) => kind,
             Err(problem) => return Some(Err(problem)),
         };

@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use format::entry::{Entry, MAX_PATH};
@@ -18,8 +19,8 @@ pub enum RootError {
     /// A root does not exist.
     #[error("{} does not exist; check the path to protect", crate::shown(.0.as_os_str().as_bytes()))]
     Missing(PathBuf),
-    /// A root is neither a directory nor a regular file.
-    #[error("{} is neither a directory nor a file; name the directory that holds it", crate::shown(.0.as_os_str().as_bytes()))]
+    /// A root is neither a directory nor a regular file nor a block device.
+    #[error("{} is neither a directory, a file nor a block device; name the directory that holds it", crate::shown(.0.as_os_str().as_bytes()))]
     Kind(PathBuf),
     /// A root cannot be reached.
     #[error("{} cannot be reached; check its permissions and those of the directories above", crate::shown(.path.as_os_str().as_bytes()))]
@@ -81,6 +82,11 @@ impl Roots {
         source
     }
 
+    /// Whether a path of the snapshot is one that was named itself.
+    pub(super) fn is_named(&self, path: &[u8]) -> bool {
+        self.several.iter().any(|root| root == path)
+    }
+
     /// Whether a directory is on the way to roots rather than part of one.
     pub(super) fn leads_on(&self, path: &[u8]) -> bool {
         self.several
@@ -117,7 +123,8 @@ fn resolve(root: &Path) -> Result<(Vec<u8>, bool), RootError> {
     };
     let path = root.canonicalize().map_err(failed)?;
     let metadata = path.symlink_metadata().map_err(failed)?;
-    if !metadata.is_dir() && !metadata.is_file() {
+    let kind = metadata.file_type();
+    if !kind.is_dir() && !kind.is_file() && !kind.is_block_device() {
         return Err(RootError::Kind(root.to_path_buf()));
     }
     let bytes = path.into_os_string().into_encoded_bytes();

@@ -154,6 +154,7 @@ impl Reader {
 
     /// Cuts and stores one run of data.
     fn data(&mut self, run: &mut Run, content: &mut Content) -> engine::Result<()> {
+        let is_device = content.is_device();
         let mut source = Source {
             content,
             problem: None,
@@ -161,10 +162,15 @@ impl Reader {
         self.chunker.restart();
         // it fails with what the source does, and that only
         while let Ok(Some(chunk)) = self.chunker.next(&mut source) {
-            let digest = self.chunks.put(chunk)?;
             let length = chunk.len() as u32;
-            run.push(Extent::Data { digest, length });
             self.chunks.add_bytes(length.into());
+            if is_device && chunking::is_zeros(chunk) {
+                let length = length.into();
+                run.push(Extent::Hole { length });
+                continue;
+            }
+            let digest = self.chunks.put(chunk)?;
+            run.push(Extent::Data { digest, length });
         }
         run.problem = source.problem;
         Ok(())
