@@ -173,6 +173,40 @@ fn leaves_are_kept_around_any_change() {
 }
 
 #[test]
+fn what_was_collected_meanwhile_is_read_again_and_the_rest_is_not() {
+    let bench = Bench::new();
+    let source = bench.at("source");
+    for number in 0..3000 {
+        let dir = source.join(format!("{:02}", number / 100));
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join(number.to_string()), number.to_string()).unwrap();
+    }
+    age();
+    let forget = |backup: &Value| {
+        bench.good(&["forget", "s", backup["snapshot"].as_str().unwrap()]);
+        bench.good(&["gc", "s"]);
+    };
+    let first = bench.again(&[]);
+    let watch = Watch::on(&source);
+    // what the next one needs stays
+    fs::write(source.join("07/0700"), "new").unwrap();
+    let second = bench.again(&[]);
+    forget(&first);
+    watch.opened();
+    let third = bench.again(&[]);
+    assert!(watch.opened() <= 1, "the new one may have changed since");
+    // nothing stays, whatever the memory says
+    forget(&second);
+    forget(&third);
+    assert_eq!(bench.sums("s")["chunks"], 0);
+    let fourth = bench.again(&[]);
+    assert_eq!(watch.opened(), 3001);
+    assert_eq!(fourth["entries"], second["entries"]);
+    bench.good(&["verify", "s", "--key-file", "k"]);
+    bench.holds(&source);
+}
+
+#[test]
 fn a_memory_that_does_not_fit_costs_a_reading_and_no_more() {
     let bench = Bench::new();
     let source = bench.at("source");
