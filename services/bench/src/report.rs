@@ -168,7 +168,8 @@ impl Report<'_> {
         let mut out = format!(
             "\n## Conditions\n\n{}, commit {}: {} cores of {}, {:.1} GB of memory, {}, Linux {}, {}. \
              Runs: {}, the tools taking turns at each step, another first in each run; source and repository \
-             in the page cache, everything written out beforehand; all cores; encryption on. Each restore had the \
+             in the page cache, everything written out beforehand; each step ends when all it wrote is on the disk \
+             (`sync -f`), which not every tool waits for itself; all cores; encryption on. Each restore had the \
              content of its source by `diff -r`; owners, modes, times and attributes that differed: {}.\n\nThe corpus: {} files, {:.2} GB, of which {:.2} GB are no holes; \
              rates are of the former. What it is made of and how it changes: services/bench/src/corpus/mod.rs. Packages: ",
             m.date,

@@ -84,7 +84,8 @@ pub(crate) fn run(corpus: &Corpus, tools: &[Tool], work: &Path, runs: u8) -> Res
     Ok(results)
 }
 
-/// One step of one tool, from the page cache, with nothing left to write from before.
+/// One step of one tool, from the page cache, with nothing left to write from before, until all it wrote
+/// is on the disk: not every tool waits for that itself, and until then nothing is done.
 ///
 /// # Errors
 /// As [`run`].
@@ -96,7 +97,7 @@ pub(crate) fn one(tool: &Tool, step: Step, script: &str, work: &Path) -> Result<
     }
     warm(&tool.state(work))?;
     nix::unistd::syncfs(File::open(work)?)?;
-    let mut command = tool.command(work, script);
+    let mut command = tool.command(work, &format!("{script}\nsync -f \"$STATE\""));
     command.env("NAME", step.name());
     measure::run(&mut command, &work.join("output"))
 }

@@ -341,6 +341,11 @@ impl Datastore {
         self.store.put_frame(raw).map(drop)
     }
 
+    /// Keeps what is here from being collected while the answer is held.
+    pub(crate) fn hold(&self) -> Result<engine::Hold, Error> {
+        self.store.hold().map_err(told)
+    }
+
     /// Makes what came so far durable.
     pub(crate) fn flush(&self) -> engine::Result<()> {
         self.store.flush()

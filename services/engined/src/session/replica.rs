@@ -20,6 +20,7 @@ pub(super) fn serve(house: &Arc<House>, site: &Site, line: &mut Line) -> Result<
         site,
         stream: Some(line.write.try_clone()?),
         store: None,
+        hold: None,
         turn: None,
     };
     let mut mute = false;
@@ -62,6 +63,8 @@ struct Replica<'a> {
     site: &'a Site,
     stream: Option<UnixStream>,
     store: Option<Arc<Datastore>>,
+    /// What was said to be here, or arrived, stays until the snapshots that need it have arrived too.
+    hold: Option<engine::Hold>,
     /// Held until what arrived is durable.
     turn: Option<Turn>,
 }
@@ -74,6 +77,7 @@ impl Drop for Replica<'_> {
         {
             tracing::warn!("what arrived could not be kept: {}", told(error).text());
         }
+        self.hold = None;
         self.turn = None;
     }
 }
@@ -108,6 +112,7 @@ impl Sink for Replica<'_> {
         };
         let stream = self.stream.take().ok_or_else(gone)?;
         self.turn = Some(store.turns.take(stream).ok_or_else(gone)?);
+        self.hold = Some(store.hold()?);
         let held = store.snapshots()?.iter().map(|s| s.id).collect();
         self.store = Some(store);
         Ok(held)
