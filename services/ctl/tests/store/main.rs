@@ -386,6 +386,46 @@ fn a_long_file_is_read_in_parts_and_comes_back_whole() {
 }
 
 #[test]
+fn holes_of_a_hundred_gigabytes_are_nothing() {
+    let bench = Bench::new();
+    let source = bench.at("source");
+    fs::create_dir(&source).unwrap();
+    let length = 100_000_000_000;
+    let places = [0, 1 << 30, 50_000_000_001, length - 9];
+    let file = fs::File::create(source.join("sparse")).unwrap();
+    file.set_len(length).unwrap();
+    for at in places {
+        file.write_all_at(b"some data", at).unwrap();
+    }
+    let taken = file.metadata().unwrap().blocks();
+    if taken > 1 << 20 {
+        println!("skipped: the temporary directory's file system makes no holes");
+        return;
+    }
+    fs::write(source.join("empty"), b"").unwrap();
+    let made = bench.backup(&source);
+    assert!(made["logical"].as_u64() < Some(1 << 20), "{made}");
+    bench.good(&[
+        "restore",
+        "s",
+        "--key-file",
+        "k",
+        "latest",
+        "back",
+        "--verify",
+    ]);
+    let back = fs::File::open(bench.at("back/sparse")).unwrap();
+    let found = back.metadata().unwrap();
+    assert_eq!((found.len(), found.blocks()), (length, taken));
+    for at in places {
+        let mut bytes = [0; 9];
+        back.read_exact_at(&mut bytes, at).unwrap();
+        assert_eq!(&bytes, b"some data", "at {at}");
+    }
+    assert_eq!(fs::metadata(bench.at("back/empty")).unwrap().len(), 0);
+}
+
+#[test]
 fn a_backup_leaves_its_own_datastore_out() {
     let bench = Bench::new();
     fs::write(bench.at("file"), "x").unwrap();
