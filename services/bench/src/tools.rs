@@ -101,7 +101,7 @@ impl Tool {
             .env("LANG", "C.UTF-8")
             .env("HOME", &state)
             .env("SOURCE", work.join("source"))
-            .env("TARGET", work.join("target"))
+            .env("TARGET", self.target(work))
             .env("STATE", &state);
         for (name, value) in self.environment {
             command.env(name, value.replace("$STATE", &state.to_string_lossy()));
@@ -112,6 +112,11 @@ impl Tool {
     /// Where it keeps all it keeps.
     pub(crate) fn state(&self, work: &Path) -> PathBuf {
         work.join(self.name)
+    }
+
+    /// Where it restores to.
+    pub(crate) fn target(&self, work: &Path) -> PathBuf {
+        work.join("targets").join(self.name)
     }
 
     /// Its repository.
