@@ -3,6 +3,7 @@
 mod bench;
 mod broken;
 mod copies;
+mod disks;
 mod forge;
 mod hostile;
 mod many;
