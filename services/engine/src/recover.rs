@@ -171,8 +171,11 @@ fn leave_out(index: &Index, metadata: &[PackId]) -> Result<bool> {
     Ok(any)
 }
 
-/// A pack's file and its frames; `None` for what is no pack of this datastore.
-fn listed(index: &Index, id: PackId) -> Result<Option<(Arc<dyn File>, Vec<Record>)>> {
+/// A pack's file and its frames.
+type Listed = (Arc<dyn File>, Vec<Record>);
+
+/// `None` for what is no pack of this datastore.
+fn listed(index: &Index, id: PackId) -> Result<Option<Listed>> {
     let Setting {
         storage, datastore, ..
     } = index.setting();
