@@ -7,6 +7,7 @@ mod machine;
 mod measure;
 mod report;
 mod rounds;
+mod scale;
 mod sys;
 mod tools;
 
@@ -30,12 +31,28 @@ struct Arguments {
     runs: u8,
 }
 
-#[derive(Clone, Copy, Subcommand)]
+#[derive(Clone, Subcommand)]
 enum Command {
     /// Our engine, its peers and the limits; written to docs/benchmarks.md unless it is small
     All,
     /// Only the engine against the sum of its parts
     Limits,
+    /// What each operation takes on a datastore of very many chunks
+    Scale {
+        /// Chunks, tiny ones
+        #[arg(default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1000..))]
+        chunks: u64,
+        /// Length of packs; 64 MiB is a site's, less makes as many packs as larger chunks would
+        #[arg(long, default_value_t = 1 << 20)]
+        pack_size: u32,
+        /// Leave out operations with one of these words in their name
+        #[arg(long, num_args = 1..)]
+        without: Vec<String>,
+        /// Only make the datastore: in a process of its own, for the peak of one that began another
+        /// counts as that one's
+        #[arg(long, hide = true)]
+        make: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -54,6 +71,19 @@ fn run(arguments: &Arguments) -> Result<()> {
         .ancestors()
         .nth(2)
         .context("services/bench lies two below")?;
+    if let Command::Scale {
+        chunks,
+        pack_size,
+        without,
+        make,
+    } = &arguments.command
+    {
+        let work = workspace.join(".cache/scale");
+        return match make {
+            true => scale::make(&work, *chunks, *pack_size),
+            false => scale::run(&work, *chunks, *pack_size, without),
+        };
+    }
     let bench = workspace.join(".cache/bench");
     let (tools, absent) = tools::all();
     let Some(ours) = tools.iter().find(|tool| tool.name == tools::OURS) else {
@@ -75,7 +105,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     let measured = (|| {
         let results = match arguments.command {
             Command::All => Some(rounds::run(&corpus, &tools, &work, arguments.runs)?),
-            Command::Limits => None,
+            _ => None,
         };
         let limits = limits::run(&corpus, ours, &work, arguments.runs)?;
         anyhow::Ok((results, limits))

@@ -26,6 +26,11 @@ use format::{Digest, SnapshotId};
 use mark::Marks;
 use std::collections::BTreeMap;
 
+/// Digests that a round touches, and those that a look beforehand does: some 600 bytes of memory each
+/// where they are buried, 150 where not.
+const ROUND: usize = 200_000;
+const LOOK: usize = 500_000;
+
 /// What a collection did, or would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Collected {
@@ -98,7 +103,7 @@ impl Store {
         let _alone = locked(&self.collecting);
         self.ingest()?.flush()?;
         let changes = self.changes()?;
-        let marks = Marks::find(&self.core, &changes.gone, None, progress)?;
+        let marks = Marks::find(&self.core, &changes.gone, None, LOOK, progress)?;
         let mut dead: BTreeMap<u32, u32> = BTreeMap::new();
         for (_, place) in &marks.dead {
             *dead.entry(place.pack).or_default() += place.length;
@@ -124,7 +129,7 @@ impl Store {
         let taken = ingest.taken();
         ingest.flush()?;
         let mut changes = self.changes()?;
-        let mut marks = Marks::find(core, &changes.gone, None, progress)?;
+        let mut marks = Marks::find(core, &changes.gone, None, ROUND, progress)?;
         core.index.condemn(marks.dead.iter().map(|(d, _)| *d))?;
         let _pardon = Pardon(self);
         let mut rescues = core.index.rescues();
@@ -136,7 +141,7 @@ impl Store {
                 rescues = core.index.rescues();
                 ingest.flush()?;
                 changes = self.changes()?;
-                marks = Marks::find(core, &changes.gone, Some(&marks), progress)?;
+                marks = Marks::find(core, &changes.gone, Some(&marks), ROUND, progress)?;
             }
             let buried = ingest.at_rest(|| {
                 let now = self.changes()?;

@@ -62,6 +62,7 @@ pub use repair::Repaired;
 pub use restore::{Target, TargetFile};
 pub use retention::{Keep, Verdict};
 pub use store::{Stats, Store, Unreadable};
+pub use tree::LongContent;
 pub use verify::Report;
 pub use view::{Kept, Seen, View};
 pub use writer::{Chunks, Signer, SnapshotMeta, SnapshotWriter};

@@ -11,6 +11,10 @@ use std::sync::Arc;
 /// Bytes gathered before the file is written to.
 const WRITE_SIZE: usize = 1 << 20;
 
+/// A pack is closed at so many frames, however short they are: whoever writes, reads or indexes one holds
+/// something for each, and of more the index would not look into the footer ([`crate::index`], near).
+const MOST_FRAMES: usize = 20_000;
+
 /// A pack of metadata is closed at a fourth of a data pack's length: all references in it are in
 /// memory when it enters the index.
 const METADATA_SHARE: u32 = 4;
@@ -62,7 +66,7 @@ impl OpenPack {
     pub(crate) fn is_full(&self) -> bool {
         let refers = self.records.first().is_some_and(|r| r.kind.has_refs());
         let size = self.core.options.pack_size / if refers { METADATA_SHARE } else { 1 };
-        self.length() >= size.into()
+        self.length() >= size.into() || self.records.len() >= MOST_FRAMES
     }
 
     pub(crate) fn append(&mut self, header: &Header, raw: &[u8]) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use crate::core::{PACKS, pack_name};
 use crate::error::{Result, format_error, io_error};
-use crate::index::{INDEX, Index, Move, Setting};
+use crate::index::{INDEX, Index, Move, Setting, UNFINISHED};
 use crate::storage::{File, Storage, read_exact};
 use format::frame::{Frame, MAX_FRAME};
 use format::pack::{
@@ -10,12 +10,16 @@ use format::pack::{
     parse_footer,
 };
 use format::{DatastoreId, Digest, PackId};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 
-/// Opens the index and adds the packs that a crash kept from it. One that cannot be opened, or that
-/// names packs that are gone though something was found in them, is made anew.
+/// An index that lacks more rows than so many batches is made anew: until all are added they are held in
+/// memory. Those of a crash are far fewer, what the pipeline had in hand.
+const BATCHES: usize = 64;
+
+/// Opens the index and adds the packs that a crash kept from it. One that cannot be opened, that lacks
+/// very much, or that names packs that are gone though something was found in them, is made anew.
 pub(crate) fn usable_index(setting: Setting) -> Result<Index> {
     let present = pack_ids(&*setting.storage)?;
     let there: HashSet<&PackId> = present.iter().collect();
@@ -31,48 +35,57 @@ pub(crate) fn usable_index(setting: Setting) -> Result<Index> {
         }
         Ok(empty.then_some(index))
     });
-    match opened {
-        Ok(Some(index)) => {
-            add_missing(&index, present)?;
-            Ok(index)
-        }
-        _ => rebuild(setting),
+    let most = setting.batch.saturating_mul(BATCHES);
+    if let Ok(Some(index)) = opened
+        && add_missing(&index, present, most)?
+    {
+        return Ok(index);
     }
+    rebuild(setting)
 }
 
 /// Opens an index again that a failure closed, with the packs that were not in it durably.
 pub(crate) fn reopen(index: &Index) -> Result<()> {
     if index.reopen()? {
-        add_missing(index, pack_ids(&*index.setting().storage)?)?;
+        let present = pack_ids(&*index.setting().storage)?;
+        add_missing(index, present, usize::MAX)?;
     }
     Ok(())
 }
 
-fn add_missing(index: &Index, mut present: Vec<PackId>) -> Result<()> {
+/// Says whether all are in.
+fn add_missing(index: &Index, mut present: Vec<PackId>, most: usize) -> Result<bool> {
     let indexed: HashSet<_> = index.packs()?.into_iter().collect();
     present.retain(|id| !indexed.contains(id));
-    add(index, &present)
+    drop(indexed);
+    if present.is_empty() {
+        return Ok(true);
+    }
+    index.at_once(|| add(index, &present, most))
 }
 
 /// Makes the index anew from the packs.
 pub(crate) fn rebuild(setting: Setting) -> Result<Index> {
     let storage = &setting.storage;
     let place = storage.place();
-    match storage.remove(INDEX) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(io_error(&place, "remove", INDEX)(error));
+    for name in [INDEX, UNFINISHED] {
+        match storage.remove(name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(io_error(&place, "remove", name)(error));
+            }
+            _ => {}
         }
-        _ => {}
     }
     storage
-        .create(INDEX)
-        .map_err(io_error(&place, "create", INDEX))?;
+        .create(UNFINISHED)
+        .map_err(io_error(&place, "create", UNFINISHED))?;
     storage
         .sync_dir("")
         .map_err(io_error(&place, "sync", "the directory"))?;
     let present = pack_ids(&**storage)?;
-    let index = Index::open(setting)?;
-    add(&index, &present)?;
+    let index = Index::make(setting)?;
+    add(&index, &present, usize::MAX)?;
+    index.finish()?;
     Ok(index)
 }
 
@@ -88,13 +101,14 @@ fn pack_ids(storage: &dyn Storage) -> Result<Vec<PackId>> {
     Ok(names.iter().filter_map(id).collect())
 }
 
-/// Adds packs. A frame that refers to something that is nowhere is left out, so that the next
-/// backup stores it anew.
-fn add(index: &Index, packs: &[PackId]) -> Result<()> {
-    let Setting {
-        storage, datastore, ..
-    } = index.setting();
-    let datastore = *datastore;
+/// Adds packs, until there are more than so many rows in memory; says whether all are in. A frame that
+/// refers to something that is nowhere is left out, so that the next backup stores it anew.
+///
+/// In what order packs refer to each other nobody knows, nor is there memory for all references. So
+/// first everything is added, and then left out what leads nowhere: meanwhile the index says too much,
+/// and nobody may rely on it.
+fn add(index: &Index, packs: &[PackId], most: usize) -> Result<bool> {
+    let storage = &index.setting().storage;
     if !packs.is_empty() {
         // who named them may have been killed before the names were durable
         storage
@@ -103,65 +117,90 @@ fn add(index: &Index, packs: &[PackId]) -> Result<()> {
     }
     let mut metadata = Vec::new();
     for id in packs {
-        let name = pack_name(*id);
-        let file = storage
-            .open(&name)
-            .map_err(io_error(&storage.place(), "open", &name))?;
-        let Some((records, _)) = records(&*file, &name, &storage.place(), datastore)? else {
+        let Some((file, mut records)) = listed(index, *id)? else {
             continue;
         };
+        let mut useless = 0;
         if records.iter().any(|r| r.kind.has_refs()) {
-            metadata.push((*id, file, records));
-        } else {
-            index.add_pack(*id, &records, 0)?;
+            metadata.push(*id);
+            let mut sound = Vec::new();
+            for record in records {
+                // a damaged one refers to nothing that could be told, and is itself of no use
+                if !record.kind.has_refs() || refs(index, *id, &*file, &record)?.is_some() {
+                    sound.push(record);
+                } else {
+                    useless += record.length;
+                }
+            }
+            records = sound;
+        }
+        index.add_pack(*id, &records, useless)?;
+        if index.waiting()? > most {
+            return Ok(false);
         }
     }
-    // of each frame what it refers to that is not there yet: other metadata, there is little of it
-    let mut links: HashMap<Digest, Vec<Digest>> = HashMap::new();
-    for (id, file, records) in &metadata {
-        for record in records {
-            if !record.kind.has_refs() {
-                links.insert(record.digest, Vec::new());
+    while leave_out(index, &metadata)? {}
+    Ok(true)
+}
+
+/// Leaves out the frames of these packs that refer to what is not there; says whether any did, for then
+/// others refer to those.
+fn leave_out(index: &Index, metadata: &[PackId]) -> Result<bool> {
+    let mut any = false;
+    for id in metadata {
+        let Some((file, records)) = listed(index, *id)? else {
+            continue;
+        };
+        for record in records.iter().filter(|r| r.kind.has_refs()) {
+            let found = index.find(&record.digest)?;
+            if found.is_none_or(|f| (f.pack, f.offset) != (*id, record.offset)) {
                 continue;
             }
-            let bytes = read_exact(&**file, record.offset.into(), record.length as usize)
-                .map_err(io_error(&storage.place(), "read", &pack_name(*id)))?;
-            let mut missing = Vec::new();
-            match Frame::parse(&bytes, datastore) {
-                Ok(frame) => {
-                    for needed in frame.refs() {
-                        if !index.usable(&needed)? {
-                            missing.push(needed);
-                        }
-                    }
+            let Some(refs) = refs(index, *id, &*file, record)? else {
+                continue;
+            };
+            for needed in &refs {
+                if !index.usable(needed)? {
+                    index.leave_out(&record.digest, &refs)?;
+                    any = true;
+                    break;
                 }
-                // a damaged one refers to nothing that could be told, and is itself of no use
-                Err(_) => missing.push(Digest([0; 32])),
             }
-            links.insert(record.digest, missing);
         }
     }
-    loop {
-        let dangles = |refs: &Vec<Digest>| !refs.iter().all(|r| links.contains_key(r));
-        let dangling: Vec<Digest> = links
-            .iter()
-            .filter(|(_, refs)| dangles(refs))
-            .map(|(digest, _)| *digest)
-            .collect();
-        if dangling.is_empty() {
-            break;
-        }
-        dangling
-            .iter()
-            .for_each(|digest| drop(links.remove(digest)));
-    }
-    for (id, _, mut records) in metadata {
-        let whole: u32 = records.iter().map(|r| r.length).sum();
-        records.retain(|r| links.contains_key(&r.digest));
-        let kept: u32 = records.iter().map(|r| r.length).sum();
-        index.add_pack(id, &records, whole - kept)?;
-    }
-    Ok(())
+    Ok(any)
+}
+
+/// A pack's file and its frames.
+type Listed = (Arc<dyn File>, Vec<Record>);
+
+/// `None` for what is no pack of this datastore.
+fn listed(index: &Index, id: PackId) -> Result<Option<Listed>> {
+    let Setting {
+        storage, datastore, ..
+    } = index.setting();
+    let name = pack_name(id);
+    let file = storage
+        .open(&name)
+        .map_err(io_error(&storage.place(), "open", &name))?;
+    let listed = records(&*file, &name, &storage.place(), *datastore)?;
+    Ok(listed.map(|(records, _)| (file, records)))
+}
+
+/// What a frame refers to; `None` if it is damaged.
+fn refs(
+    index: &Index,
+    id: PackId,
+    file: &dyn File,
+    record: &Record,
+) -> Result<Option<Vec<Digest>>> {
+    let Setting {
+        storage, datastore, ..
+    } = index.setting();
+    let bytes = read_exact(file, record.offset.into(), record.length as usize)
+        .map_err(io_error(&storage.place(), "read", &pack_name(id)))?;
+    let frame = Frame::parse(&bytes, *datastore).ok();
+    Ok(frame.map(|frame| frame.refs().collect()))
 }
 
 /// The frames of a pack: by its header and footer, or by looking for them where one of these is

@@ -73,23 +73,36 @@ impl TreeBuilder {
     /// Adds an entry, whose content is chunks that the datastore has or has claimed. Answers the leaf
     /// that ends with it.
     pub(crate) fn add(&mut self, sink: &mut Sink<'_>, entry: &Entry) -> Result<Option<Child>> {
-        let content = if entry.content.len() > MAX_INLINE {
-            let sum = entry
-                .content
-                .iter()
-                .map(length_of)
-                .try_fold(0u64, u64::checked_add);
-            if sum != Some(entry.size) || !entry.content.iter().all(is_valid) {
-                return Err(refused(entry)(FormatError::Field {
-                    what: "entry",
-                    field: "size",
-                }));
-            }
-            Content::List(put_extents(sink, &entry.content)?)
-        } else {
-            Content::Inline
-        };
-        let bytes = entry.content.iter().map(data_of).sum();
+        if entry.content.len() <= MAX_INLINE {
+            let bytes = entry.content.iter().map(data_of).sum();
+            return self.add_kept(sink, entry, &Content::Inline, bytes);
+        }
+        let mut content = LongContent::default();
+        for extent in &entry.content {
+            content.push(sink, *extent)?;
+        }
+        if content.size != entry.size {
+            return Err(refused(entry)(FormatError::Field {
+                what: "entry",
+                field: "size",
+            }));
+        }
+        let bytes = content.bytes;
+        let (content, _) = content.end(sink)?;
+        self.add_kept(sink, entry, &content, bytes)
+    }
+
+    /// Adds an entry with content that was stored as it came.
+    pub(crate) fn add_long(
+        &mut self,
+        sink: &mut Sink<'_>,
+        entry: &mut Entry,
+        content: LongContent,
+    ) -> Result<Option<Child>> {
+        let bytes = content.bytes;
+        entry.size = content.size;
+        let (content, extents) = content.end(sink)?;
+        entry.content = extents;
         self.add_kept(sink, entry, &content, bytes)
     }
 
@@ -214,43 +227,121 @@ fn refused(entry: &Entry) -> impl FnOnce(FormatError) -> Error + use<> {
     move |source| Error::Entry { path, source }
 }
 
-/// Stores the list of a large file's extents; answers the digest of its topmost list.
-fn put_extents(sink: &mut Sink<'_>, extents: &[Extent]) -> Result<Digest> {
-    let mut lists: Vec<(Digest, u64)> = Vec::new();
-    let mut from = 0;
-    for (at, extent) in extents.iter().enumerate() {
-        let last = match extent {
-            Extent::Data { digest, .. } => Some(digest),
-            Extent::Hole { .. } => None,
-        };
-        if is_full(at + 1 - from, last) || at + 1 == extents.len() {
-            let part = &extents[from..=at];
-            let list = ExtentList::Extents(part.to_vec());
-            lists.push((
-                sink.put(Kind::Extents, list.encode())?,
-                part.iter().map(length_of).sum(),
-            ));
-            from = at + 1;
-        }
+/// The content of a file, its extents stored as they come: however long it is, few of them are held.
+#[derive(Default)]
+pub struct LongContent {
+    /// Extents that no list has yet.
+    open: Vec<Extent>,
+    /// Lists that none above has yet, with the bytes they stand for, from the lowest level up.
+    levels: Vec<Vec<(Digest, u64)>>,
+    size: u64,
+    bytes: u64,
+}
+
+impl LongContent {
+    /// Its length so far, holes included.
+    pub fn size(&self) -> u64 {
+        self.size
     }
-    let mut level = 1;
-    while lists.len() > 1 {
-        let mut above = Vec::new();
-        let mut children = Vec::new();
-        let count = lists.len();
-        for (at, (digest, length)) in lists.into_iter().enumerate() {
-            children.push((digest, length));
-            if is_full(children.len(), Some(&digest)) || at + 1 == count {
-                let sum = children.iter().map(|(_, length)| length).sum();
-                let list = ExtentList::Lists {
-                    level,
-                    children: std::mem::take(&mut children),
-                };
-                above.push((sink.put(Kind::Extents, list.encode())?, sum));
+
+    /// Bytes so far without the holes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(crate) fn push(&mut self, sink: &mut Sink<'_>, extent: Extent) -> Result<()> {
+        let size = self.size.checked_add(length_of(&extent));
+        let Some(size) = size.filter(|_| is_valid(&extent)) else {
+            let source = FormatError::Field {
+                what: "extent",
+                field: "length",
+            };
+            let name = "the content of a file".into();
+            return Err(Error::Format { name, source });
+        };
+        self.size = size;
+        self.bytes += data_of(&extent);
+        if let (Some(Extent::Hole { length }), Extent::Hole { length: more }) =
+            (self.open.last_mut(), &extent)
+        {
+            *length += more;
+            return Ok(());
+        }
+        self.open.push(extent);
+        if !self.levels.is_empty() {
+            return self.cut(sink);
+        }
+        // up to here it may be that no list is needed
+        if self.open.len() > MAX_INLINE {
+            self.levels.push(Vec::new());
+            for extent in std::mem::take(&mut self.open) {
+                self.open.push(extent);
+                self.cut(sink)?;
             }
         }
-        lists = above;
-        level += 1;
+        Ok(())
     }
-    Ok(lists[0].0)
+
+    /// Ends a list that is long enough.
+    fn cut(&mut self, sink: &mut Sink<'_>) -> Result<()> {
+        let last = match self.open.last() {
+            Some(Extent::Data { digest, .. }) => Some(digest),
+            _ => None,
+        };
+        if is_full(self.open.len(), last) {
+            self.end_extents(sink)?;
+        }
+        Ok(())
+    }
+
+    fn end_extents(&mut self, sink: &mut Sink<'_>) -> Result<()> {
+        let extents = std::mem::take(&mut self.open);
+        let length = extents.iter().map(length_of).sum();
+        let list = sink.put(Kind::Extents, ExtentList::Extents(extents).encode())?;
+        self.push_list(sink, 0, (list, length))
+    }
+
+    fn push_list(&mut self, sink: &mut Sink<'_>, level: usize, list: (Digest, u64)) -> Result<()> {
+        if self.levels.len() == level {
+            self.levels.push(Vec::new());
+        }
+        let lists = &mut self.levels[level];
+        lists.push(list);
+        if is_full(lists.len(), Some(&list.0)) {
+            return self.end_lists(sink, level);
+        }
+        Ok(())
+    }
+
+    fn end_lists(&mut self, sink: &mut Sink<'_>, level: usize) -> Result<()> {
+        let children = std::mem::take(&mut self.levels[level]);
+        let length = children.iter().map(|(_, length)| length).sum();
+        let above = level as u8 + 1;
+        let list = ExtentList::Lists {
+            level: above,
+            children,
+        };
+        let list = sink.put(Kind::Extents, list.encode())?;
+        self.push_list(sink, level + 1, (list, length))
+    }
+
+    /// Where all of it is, and the extents if these are so few that the entry has them itself.
+    fn end(mut self, sink: &mut Sink<'_>) -> Result<(Content, Vec<Extent>)> {
+        if self.levels.is_empty() {
+            return Ok((Content::Inline, self.open));
+        }
+        if !self.open.is_empty() {
+            self.end_extents(sink)?;
+        }
+        let mut level = 0;
+        loop {
+            let top = level + 1 == self.levels.len();
+            match self.levels[level][..] {
+                [(only, _)] if top => return Ok((Content::List(only), Vec::new())),
+                [] => {}
+                _ => self.end_lists(sink, level)?,
+            }
+            level += 1;
+        }
+    }
 }

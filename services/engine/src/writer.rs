@@ -7,8 +7,8 @@ use crate::holds::Hold;
 use crate::ingest::{Ingest, Tools};
 use crate::progress::Progress;
 use crate::read::SnapshotInfo;
-use crate::tree::{Sink, TreeBuilder};
-use format::entry::{Entry, Timestamp};
+use crate::tree::{LongContent, Sink, TreeBuilder};
+use format::entry::{Entry, Extent, Timestamp};
 use format::frame::{FrameKeys, MAX_PLAIN, check_at_end};
 use format::leaf::Content;
 use format::node::Child;
@@ -193,6 +193,34 @@ impl SnapshotWriter {
         self.progress.add_files(1);
         let (tree, mut sink) = self.parts();
         tree.add(&mut sink, entry)
+    }
+
+    /// Stores where the next bytes of a file's content are, whose chunks were put before, or known.
+    ///
+    /// # Errors
+    /// An extent out of bounds; a chunk that is not there; the pipeline's failure.
+    pub fn extend(
+        &mut self,
+        content: &mut LongContent,
+        extents: impl IntoIterator<Item = Extent>,
+    ) -> Result<()> {
+        self.progress.check()?;
+        let (_, mut sink) = self.parts();
+        extents
+            .into_iter()
+            .try_for_each(|extent| content.push(&mut sink, extent))
+    }
+
+    /// Adds the next entry with content that was stored by [`SnapshotWriter::extend`], which says its
+    /// size; else as [`SnapshotWriter::add_entry`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn add_long(&mut self, entry: &mut Entry, content: LongContent) -> Result<Option<Child>> {
+        self.progress.check()?;
+        self.progress.add_files(1);
+        let (tree, mut sink) = self.parts();
+        tree.add_long(&mut sink, entry, content)
     }
 
     /// Adds the next entry with content that is in the datastore, `bytes` of it without its holes,

@@ -1,11 +1,11 @@
 //! `strongroom store copy`.
 
 use super::meter::Meter;
-use super::{Outcome, answer, open, outcome, show, tell};
+use super::{Outcome, answer, open, options, outcome, show, tell};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use engine::storage::directory::Directory;
-use engine::{Copied, Options, Progress, Store};
+use engine::{Copied, Progress, Store};
 use format::superblock::{Profile, Superblock};
 use serde_json::json;
 use std::path::PathBuf;
@@ -78,13 +78,13 @@ impl Copy {
         }
         let directory = Directory::create(&self.target);
         let directory = Arc::new(directory.with_context(|| format!("{target} cannot be made"))?);
-        let opened = match Store::open(directory.clone(), Options::default()) {
+        let opened = match Store::open(directory.clone(), options()) {
             Err(engine::Error::NoDatastore { .. }) => {
                 let superblock = Superblock {
                     profile: Profile::Centre,
                     ..*store.superblock()
                 };
-                Store::init(directory, superblock, Options::default())?
+                Store::init(directory, superblock, options())?
             }
             opened => opened?,
         };

@@ -1,10 +1,10 @@
 //! `strongroom store snapshots`, `verify` and `recover`.
 
 use super::meter::Meter;
-use super::{Outcome, answer, at, open_with_key, outcome, path_json, show, tell, texts};
+use super::{Outcome, answer, at, open_with_key, options, outcome, path_json, show, tell, texts};
 use anyhow::Result;
 use clap::Args;
-use engine::{Options, Progress, SnapshotInfo, Store};
+use engine::{Progress, SnapshotInfo, Store};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -166,7 +166,7 @@ impl Verify {
 }
 
 pub(super) fn recover(dir: &Path, json: bool) -> Result<Outcome> {
-    let store = Store::recover(at(dir)?, Options::default())?;
+    let store = Store::recover(at(dir)?, options())?;
     let totals = store.stats()?.totals;
     answer(
         json,

@@ -20,7 +20,7 @@ use engine::{Options, SnapshotInfo, Store};
 use format::superblock::Profile;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// What can be done with a datastore's directory. Exit status: 0 done; 1 done, but something was
 /// skipped or found damaged, and is listed; 2 refused or failed.
@@ -145,7 +145,7 @@ fn init(dir: &Path, key_file: &Path, profile: End, json: bool) -> Result<Outcome
         .with_context(|| format!("{} cannot be made", dir.display()))
         .and_then(|directory| {
             let superblock = Store::superblock_for(&keyset, profile);
-            let store = Store::init(Arc::new(directory), superblock, Options::default())?;
+            let store = Store::init(Arc::new(directory), superblock, options())?;
             Ok(store.datastore())
         });
     let datastore = match made {
@@ -181,8 +181,14 @@ fn at(dir: &Path) -> Result<Arc<Directory>> {
     Ok(Arc::new(directory))
 }
 
+/// How datastores are opened: all of this process share the memory for their indexes.
+fn options() -> Options {
+    static SHARED: LazyLock<Options> = LazyLock::new(Options::default);
+    SHARED.clone()
+}
+
 fn open(dir: &Path) -> Result<Store> {
-    Ok(Store::open(at(dir)?, Options::default())?)
+    Ok(Store::open(at(dir)?, options())?)
 }
 
 fn open_with_key(dir: &Path, key_file: Option<&Path>) -> Result<Store> {

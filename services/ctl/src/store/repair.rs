@@ -1,10 +1,10 @@
 //! `strongroom store repair`.
 
 use super::meter::Meter;
-use super::{Outcome, answer, at, keyfile, open, outcome, show, tell, texts};
+use super::{Outcome, answer, at, keyfile, open, options, outcome, show, tell, texts};
 use anyhow::{Result, bail};
 use clap::Args;
-use engine::{Error, Options, Progress, Repaired, Store};
+use engine::{Error, Progress, Repaired, Store};
 use serde_json::json;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -41,7 +41,7 @@ impl Repair {
             match store.repair(from.as_ref(), &progress) {
                 Err(Error::Index { .. }) if !index_made => {
                     drop(store);
-                    store = Store::recover(at(&self.dir)?, Options::default())?;
+                    store = Store::recover(at(&self.dir)?, options())?;
                     index_made = true;
                 }
                 repaired => break repaired?,
@@ -110,7 +110,7 @@ impl Repair {
     /// Opens the datastore; with a copy at hand its datastore file is written anew if need be.
     fn open(&self, from: Option<&Store>) -> Result<(Store, bool)> {
         let directory = at(&self.dir)?;
-        let opened = Store::open(directory.clone(), Options::default());
+        let opened = Store::open(directory.clone(), options());
         let Some(from) = from else {
             return Ok((opened?, false));
         };
@@ -122,7 +122,7 @@ impl Repair {
                 | Error::Io { .. },
             ) => {
                 let mended = Store::mend_superblock(&*directory, from.superblock())?;
-                (Store::open(directory, Options::default())?, mended)
+                (Store::open(directory, options())?, mended)
             }
             opened => (opened?, false),
         };

@@ -4,6 +4,7 @@ mod bench;
 mod broken;
 mod copies;
 mod devices;
+mod disks;
 mod forge;
 mod hostile;
 mod many;

@@ -9,9 +9,6 @@ use format::{Digest, SnapshotId};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Digests that one round touches at the most: some 100 bytes of memory each.
-const MOST: usize = 500_000;
-
 /// A digest that was touched.
 #[derive(Clone, Copy)]
 struct Touched {
@@ -45,17 +42,20 @@ struct Marking<'a> {
     open: Vec<Digest>,
     /// Whether only what is condemned may be found dead.
     again: bool,
+    /// Digests that it touches at the most.
+    most: usize,
     candidates: Vec<Digest>,
 }
 
 impl Marks {
     /// Follows the references of snapshots that are gone, of what an earlier round left, and of what
     /// nothing refers to in packs that are new. When it looks `again`, at what it found before and what
-    /// was condemned since, nothing else is found dead.
+    /// was condemned since, nothing else is found dead. It touches about so many digests at the `most`.
     pub(super) fn find(
         core: &Arc<Core>,
         gone: &[(SnapshotId, Digest)],
         again: Option<&Marks>,
+        most: usize,
         progress: &Progress,
     ) -> Result<Self> {
         let mut marking = Marking {
@@ -63,6 +63,7 @@ impl Marks {
             touched: HashMap::new(),
             open: Vec::new(),
             again: again.is_some(),
+            most,
             candidates: Vec::new(),
         };
         for (_, root) in gone {
@@ -70,7 +71,7 @@ impl Marks {
         }
         // room is left to go into some of them
         let mut candidates = core.index.candidates()?;
-        let later = candidates.split_off(candidates.len().min(MOST / 2));
+        let later = candidates.split_off(candidates.len().min(most / 2));
         let mut more = !later.is_empty();
         marking.candidates.extend(later);
         for digest in candidates {
@@ -86,7 +87,7 @@ impl Marks {
         })?;
         for (number, pack) in new {
             progress.check()?;
-            if marking.touched.len() >= MOST {
+            if marking.touched.len() >= most {
                 more = true;
                 break;
             }
@@ -184,7 +185,7 @@ impl Marking<'_> {
 
     /// Goes into what is dead, as far as there is room.
     fn go_in(&mut self, progress: &Progress) -> Result<()> {
-        while self.touched.len() < MOST {
+        while self.touched.len() < self.most {
             let Some(digest) = self.open.pop() else {
                 return Ok(());
             };

@@ -184,16 +184,14 @@ impl Index {
                     dead: bytes - needed,
                     settled: moved.from.iter().all(settled),
                 };
-                opened.packs.insert(number, pack);
-                opened.recent.packs.insert(number);
+                opened.enter(number, pack);
                 for record in rows {
                     let place = Place::of(number, record);
                     opened.recent.note(record.digest, State::At(place), 0);
                 }
             }
             for number in moved.from {
-                opened.packs.remove(number);
-                opened.recent.packs.insert(*number);
+                opened.leave(*number);
             }
             Ok(())
         })?;

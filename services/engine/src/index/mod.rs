@@ -47,12 +47,16 @@ use run::{Builder, Run};
 use std::collections::HashSet;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// Name of the catalogue's file.
 pub(crate) const INDEX: &str = "index";
+/// Its name while it is made anew: what is not whole yet is not to be taken for the index.
+pub(crate) const UNFINISHED: &str = "tmp/index";
 /// Directory of runs.
 pub(crate) const RUNS: &str = "runs";
+
+const INCOMPLETE: &str = "packs are still to be added to it";
 
 /// After some 10^17 bytes.
 const NO_NUMBER: &str = "it has a pack of the last number";
@@ -232,14 +236,15 @@ impl Shared {
         })
     }
 
-    fn open(&self) -> Result<Opened> {
+    /// Opens it by the catalogue of this name.
+    fn open(&self, catalogue: &str) -> Result<Opened> {
         let Setting {
             storage,
             datastore,
             memory,
             ..
         } = &self.setting;
-        let file = storage.open(INDEX).map_err(|e| self.io(e))?;
+        let file = storage.open(catalogue).map_err(|e| self.io(e))?;
         let (catalogue, contents) = Catalogue::open(file).map_err(|e| self.failed(e))?;
         let name = |number: &u64| run_name(*number);
         let wanted: Vec<String> = contents.runs.iter().map(name).collect();
@@ -309,6 +314,9 @@ impl Shared {
     /// it holds `writing`.
     fn flush(&self) -> Result<()> {
         let flushed = self.change(|opened| {
+            if opened.incomplete {
+                return Err(self.damaged(INCOMPLETE));
+            }
             if opened.recent.is_empty() {
                 return Ok(None);
             }
@@ -357,6 +365,28 @@ impl Shared {
 impl Index {
     /// Opens the index, making an empty one of an empty catalogue's file.
     pub(crate) fn open(setting: Setting) -> Result<Self> {
+        Self::by(setting, INDEX)
+    }
+
+    /// Begins an index of an empty catalogue's file that is not to be found before
+    /// [`Index::finish`].
+    pub(crate) fn make(setting: Setting) -> Result<Self> {
+        Self::by(setting, UNFINISHED)
+    }
+
+    /// Makes what [`Index::make`] began the index; durable on return.
+    pub(crate) fn finish(&self) -> Result<()> {
+        let _writing = locked(&self.shared.writing);
+        self.shared.flush()?;
+        let storage = &self.shared.setting.storage;
+        let finish = || {
+            storage.rename(UNFINISHED, INDEX)?;
+            storage.sync_dir("")
+        };
+        finish().map_err(|e| self.shared.io(e))
+    }
+
+    fn by(setting: Setting, catalogue: &str) -> Result<Self> {
         let shared = Arc::new(Shared {
             near: Near::new(setting.memory.clone()),
             setting,
@@ -367,7 +397,7 @@ impl Index {
         *shared
             .opened
             .write()
-            .unwrap_or_else(PoisonError::into_inner) = Some(shared.open()?);
+            .unwrap_or_else(PoisonError::into_inner) = Some(shared.open(catalogue)?);
         Ok(Self {
             mergers: merge::Mergers::default(),
             shared,
@@ -377,9 +407,34 @@ impl Index {
     /// Whether it can be written to; if not, why.
     pub(crate) fn writable(&self) -> Result<()> {
         self.shared.with(|opened| match &opened.catalogue {
+            Ok(_) if opened.incomplete => Err(self.shared.damaged(INCOMPLETE)),
             Ok(_) => Ok(()),
             Err(earlier) => Err(Error::Stopped(earlier.clone())),
         })
+    }
+
+    /// Has nothing written before `add` has added all, which it says. If it does not, the index can only
+    /// be read until it is opened again, and then has nothing of it.
+    pub(crate) fn at_once(&self, add: impl FnOnce() -> Result<bool>) -> Result<bool> {
+        let incomplete = |is| {
+            self.shared.change(|opened| {
+                opened.incomplete = is;
+                Ok(())
+            })
+        };
+        incomplete(true)?;
+        if !add()? {
+            return Ok(false);
+        }
+        let _writing = locked(&self.shared.writing);
+        incomplete(false)?;
+        self.shared.flush()?;
+        Ok(true)
+    }
+
+    /// Rows that no run has yet.
+    pub(crate) fn waiting(&self) -> Result<usize> {
+        self.shared.with(|opened| Ok(opened.recent.rows.len()))
     }
 
     /// Opens it again if a failure left its catalogue closed; says whether it was. Packs that are not
@@ -395,7 +450,7 @@ impl Index {
             .opened
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        *opened = Some(self.shared.open()?);
+        *opened = Some(self.shared.open(INDEX)?);
         // nothing is condemned any more
         self.shared.rescues.fetch_add(1, Relaxed);
         Ok(true)
@@ -546,7 +601,7 @@ impl Index {
         }
         let full = shared.change(|opened| {
             // one that a failing pipeline brings may have been found meanwhile
-            if opened.packs.values().any(|known| known.id == id) {
+            if opened.ids.contains(&id) {
                 return Ok(false);
             }
             let number = opened
@@ -559,8 +614,7 @@ impl Index {
                 dead,
                 settled: false,
             };
-            opened.packs.insert(number, pack);
-            opened.recent.packs.insert(number);
+            opened.enter(number, pack);
             for (record, old) in new {
                 let place = Place::of(number, record);
                 opened.recent.note(record.digest, State::At(place), 0);
@@ -579,14 +633,37 @@ impl Index {
             for digest in referred {
                 opened.recent.note(digest, State::Older, 1);
             }
-            Ok(opened.recent.rows.len() >= shared.setting.batch)
+            Ok(opened.is_full(shared.setting.batch))
         })?;
+        self.write_if(full, writing)
+    }
+
+    fn write_if(&self, full: bool, writing: MutexGuard<'_, ()>) -> Result<()> {
         if full {
-            shared.flush()?;
+            self.shared.flush()?;
             drop(writing);
-            self.mergers.start(shared);
+            self.mergers.start(&self.shared);
         }
         Ok(())
+    }
+
+    /// Has a frame that refers to these not be found any more.
+    pub(crate) fn leave_out(&self, digest: &Digest, refs: &[Digest]) -> Result<()> {
+        let shared = &self.shared;
+        let writing = locked(&shared.writing);
+        let Some(Found { place, .. }) = self.look_up(digest)? else {
+            return Ok(());
+        };
+        let full = shared.change(|opened| {
+            for needed in refs {
+                opened.recent.note(*needed, State::Older, -1);
+            }
+            opened.recent.note(*digest, State::Dead, 0);
+            opened.totals.subtract(&place);
+            opened.waste(place.pack, place.length);
+            Ok(opened.is_full(shared.setting.batch))
+        })?;
+        self.write_if(full, writing)
     }
 
     /// Keeps these from being deduplicated against; the next backup then stores them anew.

@@ -6,7 +6,7 @@ use super::row::{Row, State};
 use super::run::Run;
 use super::{Location, Pack, Place, Totals};
 use crate::error::Error;
-use format::{Digest, SnapshotId};
+use format::{Digest, PackId, SnapshotId};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
@@ -17,6 +17,8 @@ pub(super) struct Opened {
     pub(super) catalogue: Result<Catalogue, Arc<Error>>,
     /// By number.
     pub(super) packs: BTreeMap<u32, Pack>,
+    /// Of these packs.
+    pub(super) ids: HashSet<PackId>,
     pub(super) next_pack: u32,
     /// Newest first.
     pub(super) runs: Vec<(u64, Arc<Run>)>,
@@ -30,6 +32,8 @@ pub(super) struct Opened {
     pub(super) candidates: Vec<Digest>,
     pub(super) totals: Totals,
     pub(super) recent: Recent,
+    /// Some of it may lead nowhere yet, and nothing may be written.
+    pub(super) incomplete: bool,
     /// About to be buried: nothing new is to lean on these.
     pub(super) condemned: HashSet<Digest>,
 }
@@ -77,6 +81,7 @@ impl Opened {
     ) -> Self {
         Self {
             catalogue: Ok(catalogue),
+            ids: contents.packs.iter().map(|(_, pack)| pack.id).collect(),
             packs: contents.packs.into_iter().collect(),
             next_pack: contents.next_pack,
             next_run: runs.first().map_or(0, |(newest, _)| newest + 1),
@@ -87,8 +92,29 @@ impl Opened {
             candidates: contents.candidates,
             totals: contents.totals,
             recent: Recent::default(),
+            incomplete: false,
             condemned: HashSet::new(),
         }
+    }
+
+    /// Notes a pack that is there.
+    pub(super) fn enter(&mut self, number: u32, pack: Pack) {
+        self.packs.insert(number, pack);
+        self.ids.insert(pack.id);
+        self.recent.packs.insert(number);
+    }
+
+    /// Notes a pack that is gone.
+    pub(super) fn leave(&mut self, number: u32) {
+        if let Some(pack) = self.packs.remove(&number) {
+            self.ids.remove(&pack.id);
+        }
+        self.recent.packs.insert(number);
+    }
+
+    /// Whether it is time to write what is in memory.
+    pub(super) fn is_full(&self, batch: usize) -> bool {
+        self.recent.rows.len() >= batch && !self.incomplete
     }
 
     pub(super) fn counts(&self, pack: u32) -> bool {
@@ -142,6 +168,7 @@ impl Opened {
     pub(super) fn memory(&self) -> usize {
         self.recent.rows.capacity() * (size_of::<(Digest, Row)>() + 1)
             + self.packs.len() * size_of::<(u32, Pack)>()
+            + self.ids.capacity() * (size_of::<PackId>() + 1)
             + self.roots.capacity() * (size_of::<(SnapshotId, Digest)>() + 1)
             + (self.broken.capacity() + self.condemned.capacity()) * (size_of::<Digest>() + 1)
     }

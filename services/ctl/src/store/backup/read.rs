@@ -31,8 +31,6 @@ pub(super) struct Object {
 pub(super) struct Run {
     pub(super) extents: Vec<Extent>,
     pub(super) size: u64,
-    /// The file ended before it should have.
-    pub(super) cut: bool,
     pub(super) problem: Option<Problem>,
 }
 
@@ -43,14 +41,6 @@ impl Run {
             (Some(Extent::Hole { length }), Extent::Hole { length: more }) => *length += more,
             _ => self.extents.push(extent),
         }
-    }
-
-    /// Goes on with the next part of the file.
-    pub(super) fn append(&mut self, part: Self) {
-        part.extents
-            .into_iter()
-            .for_each(|extent| self.push(extent));
-        self.problem = self.problem.take().or(part.problem);
     }
 }
 

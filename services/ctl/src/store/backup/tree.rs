@@ -3,7 +3,7 @@
 use super::memory::{Block, Cursor, Kept, Remembered, Remembering};
 use super::read::{Job, Object, Reader, Run};
 use super::walker::{Slot, Walker};
-use engine::{SnapshotInfo, SnapshotWriter};
+use engine::{LongContent, SnapshotInfo, SnapshotWriter};
 use filetree::walk::Walk;
 use filetree::{Problem, ProblemKind};
 use format::entry::{Entry, Kind};
@@ -37,8 +37,17 @@ pub(super) struct Tree {
     memory: Option<Remembering>,
     open: Option<OpenLeaf>,
     /// What was read of a file before its object comes.
-    parts: Run,
+    parts: Parts,
     problems: Problems,
+}
+
+/// The parts so far of a file that is read in several.
+#[derive(Default)]
+struct Parts {
+    content: LongContent,
+    /// One of them was shorter than it should have been: what follows is not of the file any more.
+    cut: bool,
+    problem: Option<Problem>,
 }
 
 /// A leaf of the last backup of whose objects not all are as they were.
@@ -56,7 +65,7 @@ impl Tree {
             writer,
             memory,
             open: None,
-            parts: Run::default(),
+            parts: Parts::default(),
             problems: Problems::default(),
         }
     }
@@ -85,7 +94,7 @@ impl Tree {
                     Slot::Problem(problem) => self.problems.note(&mut self.writer, &problem),
                     Slot::Part(length, answer) => {
                         let part = answer.recv().map_err(|_| engine::Error::Cancelled)??;
-                        self.part(length, part);
+                        self.part(length, part)?;
                     }
                     Slot::Read(answer) => {
                         let objects = answer.recv().map_err(|_| engine::Error::Cancelled)??;
@@ -111,12 +120,14 @@ impl Tree {
     }
 
     /// Takes the next part of a file, which should have so many bytes.
-    fn part(&mut self, length: u64, part: Run) {
-        let cut = part.size < length;
-        if self.parts.problem.is_none() && !self.parts.cut {
-            self.parts.append(part);
-            self.parts.cut = cut;
+    fn part(&mut self, length: u64, part: Run) -> engine::Result<()> {
+        let parts = &mut self.parts;
+        if parts.problem.is_some() || parts.cut {
+            return Ok(());
         }
+        parts.cut = part.size < length;
+        parts.problem = part.problem;
+        self.writer.extend(&mut parts.content, part.extents)
     }
 
     /// Adds what was read.
@@ -125,15 +136,11 @@ impl Tree {
         if let Some(problem) = parts.problem {
             object.problems.push(problem);
             object.entry = object.entry.and_then(|entry| Err(entry.path));
-        } else if let Ok(entry) = &mut object.entry
-            && parts.size > 0
-        {
-            (entry.content, entry.size) = (parts.extents, parts.size);
         }
         for problem in &object.problems {
             self.problems.note(&mut self.writer, problem);
         }
-        let entry = match object.entry {
+        let mut entry = match object.entry {
             Ok(entry) => entry,
             Err(path) => {
                 self.problems.left_out.insert(path);
@@ -143,9 +150,17 @@ impl Tree {
         if self.problems.leave_out(&mut self.writer, &entry) {
             return Ok(());
         }
-        let ended = self.writer.add_entry(&entry)?;
+        let (ended, bytes) = match parts.content.size() {
+            0 => {
+                let bytes = entry.content.iter().map(data_of).sum();
+                (self.writer.add_entry(&entry)?, bytes)
+            }
+            _ => {
+                let bytes = parts.content.bytes();
+                (self.writer.add_long(&mut entry, parts.content)?, bytes)
+            }
+        };
         if let Some(memory) = &mut self.memory {
-            let bytes = entry.content.iter().map(data_of).sum();
             memory.add(&entry.path, &object.state, bytes);
             ended.iter().for_each(|leaf| memory.end_leaf(leaf));
         }

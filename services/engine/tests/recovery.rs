@@ -1,0 +1,194 @@
+//! An index that is made anew of very many packs, or is much older than they are.
+
+mod rig;
+
+use engine::storage::directory::Directory;
+use engine::storage::{File, Guard, Storage};
+use engine::{Options, Store};
+use format::superblock::Profile;
+use rig::*;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+/// A directory that counts the files that are open.
+struct Counted {
+    directory: Directory,
+    open: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+}
+
+struct CountedFile(Arc<dyn File>, Arc<AtomicUsize>);
+
+impl Drop for CountedFile {
+    fn drop(&mut self) {
+        self.1.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Counted {
+    fn count(&self, file: Arc<dyn File>) -> Arc<dyn File> {
+        let open = self.open.fetch_add(1, Relaxed) + 1;
+        self.most.fetch_max(open, Relaxed);
+        Arc::new(CountedFile(file, self.open.clone()))
+    }
+}
+
+impl File for CountedFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.0.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_at(bytes, offset)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.0.set_len(length)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+}
+
+impl Storage for Counted {
+    fn place(&self) -> String {
+        self.directory.place()
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.directory.create(name).map(|file| self.count(file))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.directory.open(name).map(|file| self.count(file))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.directory.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.directory.remove(name)
+    }
+
+    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
+        self.directory.list(dir)
+    }
+
+    fn make_dir(&self, dir: &str) -> io::Result<()> {
+        self.directory.make_dir(dir)
+    }
+
+    fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        self.directory.sync_dir(dir)
+    }
+
+    fn lock(&self) -> io::Result<Box<dyn Guard>> {
+        self.directory.lock()
+    }
+}
+
+fn tiny_packs() -> Options {
+    Options {
+        pack_size: 4 << 10,
+        ..options()
+    }
+}
+
+/// The index's files as they are.
+fn keep_index(store: &Path, to: &Path) {
+    fs::create_dir_all(to.join("runs")).unwrap();
+    fs::copy(store.join("index"), to.join("index")).unwrap();
+    for run in fs::read_dir(store.join("runs")).unwrap() {
+        let run = run.unwrap();
+        fs::copy(run.path(), to.join("runs").join(run.file_name())).unwrap();
+    }
+}
+
+/// Puts these in the place of those that are there.
+fn put_index(store: &Path, from: &Path) {
+    fs::remove_dir_all(store.join("runs")).unwrap();
+    keep_index(from, store);
+}
+
+#[test]
+fn few_files_are_open_however_many_packs_there_are() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("s");
+    let keys = Store::new_keyset().unwrap();
+    let superblock = Store::superblock_for(&keys, Profile::Site);
+    let directory = Arc::new(Directory::create(&dir).unwrap());
+    let store = Store::init(directory, superblock, tiny_packs()).unwrap();
+    store.unlock(&keys).unwrap();
+    // each snapshot leaves a pack of metadata at least
+    let trees: Vec<Tree> = (0..150).map(|number| tree(number, 10)).collect();
+    let ids: Vec<_> = (trees.iter().map(|tree| back_up(&store, tree).unwrap())).collect();
+    let before = store.stats().unwrap();
+    drop(store);
+    let most = Arc::new(AtomicUsize::new(0));
+    let counted = Counted {
+        directory: Directory::open(&dir).unwrap(),
+        open: Arc::default(),
+        most: most.clone(),
+    };
+    let store = Store::recover(Arc::new(counted), tiny_packs()).unwrap();
+    let most = most.load(Relaxed);
+    assert!(most < 50, "{most} files were open");
+    store.unlock(&keys).unwrap();
+    assert_eq!(store.stats().unwrap(), before);
+    for (id, tree) in ids.iter().zip(&trees) {
+        restores(&store, *id, tree).unwrap();
+    }
+    is_clean(&store);
+}
+
+#[test]
+fn an_index_that_lacks_little_is_completed_and_one_that_lacks_much_is_made_anew() {
+    for (count, anew) in [(30, false), (6000, true)] {
+        let temp = tempfile::tempdir().unwrap();
+        let (dir, old) = (temp.path().join("s"), temp.path().join("old"));
+        let keys = Store::new_keyset().unwrap();
+        let superblock = Store::superblock_for(&keys, Profile::Site);
+        let directory = Arc::new(Directory::create(&dir).unwrap());
+        let store = Store::init(directory, superblock, options()).unwrap();
+        store.unlock(&keys).unwrap();
+        let first = tree(0, 50);
+        let one = back_up(&store, &first).unwrap();
+        drop(store);
+        keep_index(&dir, &old);
+        let open = || {
+            let directory = Arc::new(Directory::open(&dir).unwrap());
+            let store = Store::open(directory, options()).unwrap();
+            store.unlock(&keys).unwrap();
+            store
+        };
+        let store = open();
+        let second = tree(100, count);
+        let two = back_up(&store, &second).unwrap();
+        let before = store.stats().unwrap();
+        drop(store);
+        put_index(&dir, &old);
+        let file = || fs::metadata(dir.join("index")).unwrap().ino();
+        let there = file();
+        let store = open();
+        assert_eq!(file() != there, anew, "{count}");
+        assert_eq!(store.stats().unwrap(), before);
+        restores(&store, one, &first).unwrap();
+        restores(&store, two, &second).unwrap();
+        is_clean(&store);
+        // and it is whole on disk too
+        drop(store);
+        let made = file();
+        restores(&open(), two, &second).unwrap();
+        assert_eq!(file(), made);
+    }
+}
