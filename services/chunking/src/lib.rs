@@ -28,14 +28,6 @@ impl Default for Sizes {
     }
 }
 
-/// Whether all bytes are zero; compared with itself by one byte, which is as fast as memory.
-pub fn is_zeros(chunk: &[u8]) -> bool {
-    match chunk {
-        [] => true,
-        [first, rest @ ..] => *first == 0 && chunk[..rest.len()] == *rest,
-    }
-}
-
 /// Finds chunk boundaries.
 #[derive(Clone, Debug)]
 pub struct Cutter {
@@ -153,19 +145,6 @@ mod tests {
         })
         .take(length)
         .collect()
-    }
-
-    #[test]
-    fn zeros_are_told_from_anything_else() {
-        for length in 0..70 {
-            let mut bytes = vec![0; length];
-            assert!(is_zeros(&bytes));
-            for at in 0..length {
-                bytes[at] = 1;
-                assert!(!is_zeros(&bytes), "{at} of {length}");
-                bytes[at] = 0;
-            }
-        }
     }
 
     fn small() -> Sizes {

@@ -145,7 +145,7 @@ impl Store {
             }
             let buried = ingest.at_rest(|| {
                 let now = self.changes()?;
-                if core.index.rescues() != rescues || now.came || now.gone != changes.gone {
+                if now.came || now.gone != changes.gone {
                     return Ok(false);
                 }
                 let snapshots: Vec<SnapshotId> = now.gone.iter().map(|(id, _)| *id).collect();
@@ -155,8 +155,8 @@ impl Store {
                     snapshots: &snapshots,
                     candidates: marks.candidates.clone(),
                     settled: &marks.settled,
-                })?;
-                Ok(true)
+                    rescues,
+                })
             })?;
             if buried {
                 return Ok((marks, changes));
@@ -193,6 +193,12 @@ impl Store {
             }
         }
         index.add_roots(&came)?;
+        // what only such a one leads to cannot be told from garbage
+        for (id, root) in index.roots()? {
+            if index.find(&root)?.is_none() && (there.contains(&id) || missing.contains(&id)) {
+                return Err(Error::Rootless { id, root });
+            }
+        }
         let mut gone: Vec<_> = roots.into_iter().collect();
         gone.sort_unstable();
         Ok(Changes {

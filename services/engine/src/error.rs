@@ -126,6 +126,17 @@ pub enum Error {
         /// Its name.
         id: SnapshotId,
     },
+    /// A snapshot of which all could be garbage.
+    #[error(
+        "snapshot {id} has lost chunk {root}, which leads to all others of it, so nothing is collected lest they go: repair \
+         from a copy, or forget the snapshot"
+    )]
+    Rootless {
+        /// Its name.
+        id: SnapshotId,
+        /// The root of its tree.
+        root: Digest,
+    },
     /// A lock only moves later.
     #[error("snapshot {id} cannot be locked until then: name a time later than {}, and within 100 years", jiff::Timestamp::from_second(*before).unwrap_or(jiff::Timestamp::MAX))]
     NotLater {

@@ -12,6 +12,7 @@ use format::{Digest, GroupId, SnapshotId};
 use jiff::tz::TimeZone;
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::MutexGuard;
 
 /// The file of the datastore's clock.
 const CLOCK: &str = "clock";
@@ -60,7 +61,11 @@ impl Locks {
 impl Core {
     /// All locks. Moves the datastore's clock on.
     pub(crate) fn locks(&self) -> Result<Locks> {
-        let _alone = locked(&self.locking);
+        self.locks_of(&locked(&self.locking))
+    }
+
+    /// As [`Core::locks`]; they stay as they are while this is held.
+    fn locks_of(&self, _alone: &MutexGuard<'_, ()>) -> Result<Locks> {
         let (mut until, mut roots) = (BTreeMap::new(), BTreeMap::new());
         let mut made = None;
         let listed = self.storage.list(SNAPSHOTS);
@@ -120,6 +125,32 @@ impl Core {
     }
 }
 
+impl Core {
+    /// A sentence for each lock, and for the clock they go by, that is damaged.
+    pub(crate) fn damaged_locks(&self) -> Result<Vec<String>> {
+        let listed = self.storage.list(SNAPSHOTS);
+        let mut found = Vec::new();
+        for name in listed.map_err(self.io("list", SNAPSHOTS))? {
+            let Some(Ok(id)) = name.strip_suffix(".lock").map(str::parse) else {
+                continue;
+            };
+            found.extend(match self.lock_file(id) {
+                Ok(Some(_)) => None,
+                Ok(None) => Some(Error::DamagedLock { id }.to_string()),
+                Err(error) => Some(error.to_string()),
+            });
+        }
+        let clock = self.small_file(CLOCK)?.map(|bytes| Clock::parse(&bytes));
+        let ours = |clock: &Clock| clock.datastore == self.datastore;
+        if clock.is_some_and(|clock| !clock.as_ref().is_ok_and(ours)) {
+            found.push(format!(
+                "{CLOCK}: it is damaged, so locks go by the latest time they say themselves; the next lock makes it anew"
+            ));
+        }
+        Ok(found)
+    }
+}
+
 impl Store {
     /// Until when snapshots are locked, those that are.
     ///
@@ -140,15 +171,15 @@ impl Store {
     /// [`Error::NoSnapshot`], [`Error::NotLater`]; an I/O failure.
     pub fn lock_snapshot(&self, id: SnapshotId, until: i64) -> Result<()> {
         let core = &self.core;
+        let alone = locked(&core.locking);
         let root = core.snapshot(id)?.clear.root;
-        let locks = core.locks()?;
+        let locks = core.locks_of(&alone)?;
         // a damaged one is made anew
         let before = locks.of(id).filter(|until| *until < i64::MAX);
         let before = before.unwrap_or(locks.now);
         if until < before || until == locks.now || until - locks.now > LONGEST {
             return Err(Error::NotLater { id, before });
         }
-        let _alone = locked(&core.locking);
         // first the clock: a lock without one would begin it anew
         core.save_clock(locks.now)?;
         let lock = Lock {
@@ -168,7 +199,8 @@ impl Store {
     /// [`Error::NoSnapshot`], [`Error::LockedSnapshot`]; an I/O failure.
     pub fn forget(&self, ids: &[SnapshotId]) -> Result<()> {
         let core = &self.core;
-        let locks = core.locks()?;
+        let alone = locked(&core.locking);
+        let locks = core.locks_of(&alone)?;
         let there = core.snapshot_ids()?;
         for id in ids {
             if !there.contains(id) {

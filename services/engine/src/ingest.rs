@@ -125,6 +125,11 @@ impl Ingest {
         let _ = self.shared.guarded(|| Err::<(), _>(error));
     }
 
+    /// Waits, after it has failed, until no pack of metadata of it can come into the index any more.
+    pub(crate) fn end(&self) {
+        locked(&self.shared.metadata).take();
+    }
+
     /// Whether this chunk may be referred to by what is put next.
     pub(crate) fn known(&self, digest: &Digest) -> Result<bool> {
         self.shared.known(digest)

@@ -1,14 +1,16 @@
 //! The index from the packs alone, and after a crash the packs that the index does not have yet.
 
-use crate::core::{PACKS, pack_name};
+use crate::core::{PACKS, SNAPSHOTS, pack_name};
 use crate::error::{Result, format_error, io_error};
-use crate::index::{INDEX, Index, Move, Setting, UNFINISHED};
+use crate::index::{INDEX, Index, Location, Move, Setting, UNFINISHED};
 use crate::storage::{File, Storage, read_exact};
 use format::frame::{Frame, MAX_FRAME};
+use format::lock::Lock;
 use format::pack::{
     Found, HEADER_LEN, MAX_PACK, PackHeader, Record, TRAILER_LEN, find_frame, footer_len,
     parse_footer,
 };
+use format::snapshot::{MAX_SNAPSHOT, Snapshot};
 use format::{DatastoreId, Digest, PackId};
 use std::collections::HashSet;
 use std::io;
@@ -101,11 +103,13 @@ fn pack_ids(storage: &dyn Storage) -> Result<Vec<PackId>> {
     Ok(names.iter().filter_map(id).collect())
 }
 
-/// Adds packs, until there are more than so many rows in memory; says whether all are in. A frame that
-/// refers to something that is nowhere is left out, so that the next backup stores it anew.
+/// Adds packs, until there are more than so many rows in memory; says whether all are in. A frame of
+/// metadata that is damaged is left out. One that leads to something that is nowhere is left out as well if
+/// no snapshot needs it, as what a collection had no time to remove; else it is marked broken, so that the
+/// next backup stores it anew: what else it leads to is needed, and counted as such.
 ///
 /// In what order packs refer to each other nobody knows, nor is there memory for all references. So
-/// first everything is added, and then left out what leads nowhere: meanwhile the index says too much,
+/// first everything is added, and then marked what leads nowhere: meanwhile the index says too much,
 /// and nobody may rely on it.
 fn add(index: &Index, packs: &[PackId], most: usize) -> Result<bool> {
     let storage = &index.setting().storage;
@@ -120,13 +124,24 @@ fn add(index: &Index, packs: &[PackId], most: usize) -> Result<bool> {
         let Some((file, mut records)) = listed(index, *id)? else {
             continue;
         };
+        let name = pack_name(*id);
+        for record in records.iter().filter(|r| !r.kind.has_refs()) {
+            // stored twice, which is done when the first one is damaged
+            if let Some(first) = index.find(&record.digest)?
+                && !is_sound(index, &record.digest, &first)?
+            {
+                index.mark(&record.digest)?;
+            }
+        }
         let mut useless = 0;
         if records.iter().any(|r| r.kind.has_refs()) {
             metadata.push(*id);
             let mut sound = Vec::new();
             for record in records {
                 // a damaged one refers to nothing that could be told, and is itself of no use
-                if !record.kind.has_refs() || refs(index, *id, &*file, &record)?.is_some() {
+                if !record.kind.has_refs()
+                    || refs(index, &name, &*file, record.offset, record.length)?.is_some()
+                {
                     sound.push(record);
                 } else {
                     useless += record.length;
@@ -139,36 +154,99 @@ fn add(index: &Index, packs: &[PackId], most: usize) -> Result<bool> {
             return Ok(false);
         }
     }
-    while leave_out(index, &metadata)? {}
+    let mut marked = HashSet::new();
+    while mark(index, &metadata, &mut marked)? {}
+    leave_out(index, marked)?;
     Ok(true)
 }
 
-/// Leaves out the frames of these packs that refer to what is not there; says whether any did, for then
+/// Marks the frames of these packs that refer to what is not there; says whether any did, for then
 /// others refer to those.
-fn leave_out(index: &Index, metadata: &[PackId]) -> Result<bool> {
-    let mut any = false;
+fn mark(index: &Index, metadata: &[PackId], marked: &mut HashSet<Digest>) -> Result<bool> {
+    let before = marked.len();
     for id in metadata {
         let Some((file, records)) = listed(index, *id)? else {
             continue;
         };
         for record in records.iter().filter(|r| r.kind.has_refs()) {
             let found = index.find(&record.digest)?;
-            if found.is_none_or(|f| (f.pack, f.offset) != (*id, record.offset)) {
+            let here = |f: &Location| (f.pack, f.offset) == (*id, record.offset) && !f.broken;
+            if !found.as_ref().is_some_and(here) {
                 continue;
             }
-            let Some(refs) = refs(index, *id, &*file, record)? else {
+            let name = pack_name(*id);
+            let Some(refs) = refs(index, &name, &*file, record.offset, record.length)? else {
                 continue;
             };
             for needed in &refs {
                 if !index.usable(needed)? {
-                    index.leave_out(&record.digest, &refs)?;
-                    any = true;
+                    index.mark(&record.digest)?;
+                    marked.insert(record.digest);
                     break;
                 }
             }
         }
     }
-    Ok(any)
+    Ok(marked.len() > before)
+}
+
+/// Leaves out those of what was marked that no snapshot leads to: whatever leads to one is marked too.
+fn leave_out(index: &Index, mut marked: HashSet<Digest>) -> Result<()> {
+    let refs_of = |digest: &Digest| -> Result<Vec<Digest>> {
+        let Some(place) = index.find(digest)? else {
+            return Ok(Vec::new());
+        };
+        let (name, storage) = (pack_name(place.pack), &index.setting().storage);
+        let file = storage
+            .open(&name)
+            .map_err(io_error(&storage.place(), "open", &name))?;
+        let refs = refs(index, &name, &*file, place.offset, place.length)?;
+        Ok(refs.unwrap_or_default())
+    };
+    let mut open = if marked.is_empty() {
+        Vec::new()
+    } else {
+        roots(index.setting())?
+    };
+    while let Some(digest) = open.pop() {
+        if marked.remove(&digest) {
+            open.extend(refs_of(&digest)?);
+        }
+    }
+    for digest in marked {
+        index.leave_out(&digest, &refs_of(&digest)?)?;
+    }
+    Ok(())
+}
+
+/// Roots of all snapshots that say theirs, by themselves or by their locks.
+fn roots(setting: &Setting) -> Result<Vec<Digest>> {
+    let Setting {
+        storage, datastore, ..
+    } = setting;
+    let place = storage.place();
+    let names = storage.list(SNAPSHOTS);
+    let mut roots = Vec::new();
+    for name in names.map_err(io_error(&place, "list", SNAPSHOTS))? {
+        let name = format!("{SNAPSHOTS}/{name}");
+        let Ok(file) = storage.open(&name) else {
+            continue;
+        };
+        let length = file.len().map_err(io_error(&place, "read", &name))?;
+        let length = length.min(MAX_SNAPSHOT as u64) as usize;
+        // what cannot be read says none
+        let bytes = read_exact(&*file, 0, length).unwrap_or_default();
+        roots.extend(match name.ends_with(".lock") {
+            true => Lock::parse(&bytes)
+                .ok()
+                .map(|lock| (lock.datastore, lock.root)),
+            false => Snapshot::parse(bytes)
+                .ok()
+                .map(|s| (s.clear.datastore, s.clear.root)),
+        });
+    }
+    roots.retain(|(of, _)| of == datastore);
+    Ok(roots.into_iter().map(|(_, root)| root).collect())
 }
 
 /// A pack's file and its frames.
@@ -187,20 +265,46 @@ fn listed(index: &Index, id: PackId) -> Result<Option<Listed>> {
     Ok(listed.map(|(records, _)| (file, records)))
 }
 
-/// What a frame refers to; `None` if it is damaged.
-fn refs(
-    index: &Index,
-    id: PackId,
-    file: &dyn File,
-    record: &Record,
-) -> Result<Option<Vec<Digest>>> {
+/// Whether a chunk's frame is there and its check holds.
+fn is_sound(index: &Index, digest: &Digest, place: &Location) -> Result<bool> {
     let Setting {
         storage, datastore, ..
     } = index.setting();
-    let bytes = read_exact(file, record.offset.into(), record.length as usize)
-        .map_err(io_error(&storage.place(), "read", &pack_name(id)))?;
-    let frame = Frame::parse(&bytes, *datastore).ok();
+    let name = pack_name(place.pack);
+    let file = storage
+        .open(&name)
+        .map_err(io_error(&storage.place(), "open", &name))?;
+    let bytes = read_frame(index, &name, &*file, place.offset, place.length)?;
+    let frame = Frame::parse(&bytes, *datastore);
+    Ok(frame.is_ok_and(|frame| frame.header.digest == *digest))
+}
+
+/// What a frame refers to; `None` if it is damaged.
+fn refs(
+    index: &Index,
+    name: &str,
+    file: &dyn File,
+    offset: u32,
+    length: u32,
+) -> Result<Option<Vec<Digest>>> {
+    let bytes = read_frame(index, name, file, offset, length)?;
+    let frame = Frame::parse(&bytes, index.setting().datastore).ok();
     Ok(frame.map(|frame| frame.refs().collect()))
+}
+
+/// A frame of a pack, empty where the pack ends before. A disk that fails is an error: it may not the
+/// next time, and the index is to lack nothing by then.
+fn read_frame(
+    index: &Index,
+    name: &str,
+    file: &dyn File,
+    offset: u32,
+    length: u32,
+) -> Result<Vec<u8>> {
+    match read_exact(file, offset.into(), length as usize) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Vec::new()),
+        read => read.map_err(io_error(&index.setting().storage.place(), "read", name)),
+    }
 }
 
 /// The frames of a pack: by its header and footer, or by looking for them where one of these is

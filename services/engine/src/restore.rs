@@ -17,6 +17,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Bytes that one thread reads at a time, of neighbours.
 const STRETCH: u64 = 1 << 20;
+/// Extents of them.
+const EXTENTS: usize = 1024;
 /// Stretches that wait.
 const WAITING: usize = 64;
 
@@ -129,7 +131,7 @@ impl<F: TargetFile> Work<'_, F> {
         let (mut at, mut ends) = (0u64, false);
         while !ends {
             let (from, mut extents) = (at, Vec::new());
-            while at - from < STRETCH && !ends {
+            while at - from < STRETCH && extents.len() < EXTENTS && !ends {
                 match pieces.next_extent() {
                     Ok(Some(extent)) => {
                         at = at.saturating_add(length_of(&extent));

@@ -253,7 +253,7 @@ impl Store {
             (None, writable) => writable.is_err(),
         };
         if failed {
-            *ingest = None;
+            ingest.take().into_iter().for_each(|failed| failed.end());
             crate::recover::reopen(&self.core.index)?;
         }
         Ok(())

@@ -183,6 +183,9 @@ impl Store {
                 index.mark_broken(&bad)
             })?;
         }
+        for found in self.core.damaged_locks()? {
+            report.find(found);
+        }
         report.snapshots.sort_unstable();
         report.findings.sort_unstable();
         Ok(report)

@@ -190,6 +190,8 @@ fn a_damaged_lock_holds_until_the_snapshot_is_locked_anew() {
         site.storage
             .tamper(&format!("snapshots/{id}.lock"), |lock| lock[byte] ^= 4);
         site.pass(100);
+        let found = store.verify(&Progress::default()).unwrap();
+        assert_eq!(found.finding_count, 1, "byte {byte}: {:?}", found.findings);
         let refused = store.forget(&[id]);
         // a newer release's is not understood at all
         let newer = (8..12).contains(&byte);
@@ -227,6 +229,11 @@ fn a_clock_that_is_lost_begins_where_the_lock_was_made() {
         store.locks().unwrap();
         if damage {
             site.storage.tamper("clock", |clock| clock[20] ^= 1);
+            let found = store.verify(&Progress::default()).unwrap();
+            assert!(
+                found.findings[0].starts_with("clock: it is damaged"),
+                "{found:?}"
+            );
         } else {
             site.storage.remove("clock").unwrap();
         }

@@ -3,8 +3,10 @@
 mod rig;
 
 use engine::storage::directory::Directory;
+use engine::storage::simulated::Simulated;
 use engine::storage::{File, Guard, Storage};
-use engine::{Options, Store};
+use engine::{Options, Progress, Store};
+use format::SnapshotId;
 use format::superblock::Profile;
 use rig::*;
 use std::fs;
@@ -177,7 +179,11 @@ fn an_index_that_lacks_little_is_completed_and_one_that_lacks_much_is_made_anew(
         let before = store.stats().unwrap();
         drop(store);
         put_index(&dir, &old);
-        let file = || fs::metadata(dir.join("index")).unwrap().ino();
+        // numbers of files that are gone are given again
+        let file = || {
+            let found = fs::metadata(dir.join("index")).unwrap();
+            (found.ino(), found.created().unwrap())
+        };
         let there = file();
         let store = open();
         assert_eq!(file() != there, anew, "{count}");
@@ -190,5 +196,101 @@ fn an_index_that_lacks_little_is_completed_and_one_that_lacks_much_is_made_anew(
         let made = file();
         restores(&open(), two, &second).unwrap();
         assert_eq!(file(), made);
+    }
+}
+
+/// What is in a datastore in memory, with each of its packs damaged at a time and its index made anew.
+fn with_a_pack_damaged(
+    storage: &Simulated,
+    damage: impl Fn(&mut Vec<u8>),
+    then: impl Fn(&Simulated),
+) {
+    for pack in storage.list("packs").unwrap() {
+        let disk = storage.after_power_cut(u64::MAX);
+        disk.tamper(&format!("packs/{pack}"), |bytes| damage(bytes));
+        drop(Store::recover(Arc::new(disk.clone()), options()).unwrap());
+        then(&disk);
+    }
+}
+
+/// How many files come back.
+fn files_that_come_back(store: &Store, id: SnapshotId) -> usize {
+    let mut whole = 0;
+    let Ok(entries) = store.entries(id, b"") else {
+        return 0;
+    };
+    for (entry, content) in entries.map_while(Result::ok) {
+        let mut pieces = store.pieces(&entry, &content).unwrap();
+        whole += usize::from(pieces.all(|piece| piece.is_ok()));
+    }
+    whole
+}
+
+#[test]
+fn what_a_damaged_frame_leaves_of_a_snapshot_is_not_collected() {
+    let (storage, keys) = (Simulated::new(), Store::new_keyset().unwrap());
+    let store = made(&storage, &keys);
+    let files = tree(0, 400);
+    let id = back_up(&store, &files).unwrap();
+    drop(store);
+    let (kept, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    // in the first frame, or all from some frame in the middle on
+    for cut in [false, true] {
+        let damage = |bytes: &mut Vec<u8>| match cut {
+            true => bytes.truncate(bytes.len() / 2),
+            false => bytes[64 + 9] ^= 1,
+        };
+        with_a_pack_damaged(&storage, damage, |disk| {
+            let store = opened(disk, &keys);
+            let before = files_that_come_back(&store, id);
+            match store.collect(&Progress::default()) {
+                Ok(_) => kept.fetch_add(1, Relaxed),
+                Err(error) => {
+                    let said = error.to_string();
+                    assert!(said.contains("forget the snapshot"), "{said}");
+                    refused.fetch_add(1, Relaxed)
+                }
+            };
+            assert_eq!(files_that_come_back(&store, id), before);
+            // what the next backup stores anew, after a verification, makes it whole again
+            store.verify(&Progress::default()).unwrap();
+            let again = back_up(&store, &files).unwrap();
+            restores(&store, again, &files).unwrap();
+            restores(&store, id, &files).unwrap();
+            let report = store.verify(&Progress::default()).unwrap();
+            assert_eq!(report.snapshots, []);
+            store.collect(&Progress::default()).unwrap();
+            restores(&store, id, &files).unwrap();
+        });
+    }
+    let (kept, refused) = (kept.into_inner(), refused.into_inner());
+    println!("{kept} collected, {refused} refused");
+    assert!(kept > 10 && refused > 1, "{kept} {refused}");
+}
+
+#[test]
+fn of_a_chunk_stored_twice_the_sound_one_counts() {
+    let (storage, keys) = (Simulated::new(), Store::new_keyset().unwrap());
+    let store = made(&storage, &keys);
+    let files = tree(0, 60);
+    let id = back_up(&store, &files).unwrap();
+    drop(store);
+    // healed as users are told: a verification, and the next backup
+    for pack in storage.list("packs").unwrap() {
+        let disk = storage.after_power_cut(u64::MAX);
+        disk.tamper(&format!("packs/{pack}"), |bytes| {
+            let length = bytes.len();
+            (64..length - 64).step_by(97).for_each(|at| bytes[at] ^= 1);
+        });
+        let store = opened(&disk, &keys);
+        assert!(!store.verify(&Progress::default()).unwrap().is_clean());
+        back_up(&store, &files).unwrap();
+        restores(&store, id, &files).unwrap();
+        drop(store);
+        drop(Store::recover(Arc::new(disk.clone()), options()).unwrap());
+        let store = opened(&disk, &keys);
+        restores(&store, id, &files).unwrap();
+        store.collect(&Progress::default()).unwrap();
+        restores(&store, id, &files).unwrap();
     }
 }

@@ -324,6 +324,40 @@ fn content_that_cannot_be_had_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_second_name_is_not_made_of_what_was_there_when_the_first_could_not_be_had() {
+    let temp = tempfile::tempdir().unwrap();
+    for name in ["a", "b", "c"] {
+        fs::write(temp.path().join(name), format!("old {name}")).unwrap();
+    }
+    fs::create_dir(temp.path().join("d")).unwrap();
+    let mut writer = Writer::new(temp.path(), OVERWRITE).unwrap();
+    writer.begin(&entry("a", Kind::File)).unwrap();
+    writer.abandon("its chunk is damaged; repair the store");
+    writer
+        .begin(&entry("b", Kind::HardLink(b"a".to_vec())))
+        .unwrap();
+    // a directory is where it should be
+    writer.begin(&entry("d", Kind::File)).unwrap();
+    writer
+        .begin(&entry("e", Kind::HardLink(b"d".to_vec())))
+        .unwrap();
+    let report = writer.finish().unwrap();
+    let told: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
+    assert!(
+        told[1].starts_with("b: is another name of a, which was not restored"),
+        "{told:?}"
+    );
+    assert!(
+        told[3].starts_with("e: is another name of d, which was not restored"),
+        "{told:?}"
+    );
+    for name in ["a", "b", "c"] {
+        let content = fs::read_to_string(temp.path().join(name)).unwrap();
+        assert_eq!(content, format!("old {name}"));
+    }
+}
+
+#[test]
 fn a_full_disk_stops_the_restore_with_one_sentence() {
     use nix::mount::{MsFlags, mount};
     let temp = tempfile::tempdir().unwrap();

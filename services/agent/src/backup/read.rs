@@ -215,7 +215,7 @@ impl Reader {
             let length = chunk.len();
             self.counters.done.fetch_add(length as u64, Relaxed);
             entry.size += length as u64;
-            if is_device && chunking::is_zeros(chunk) {
+            if is_device && chunking::is_zero(chunk) {
                 let length = length as u64;
                 match entry.content.last_mut() {
                     Some(Extent::Hole { length: before }) => *before += length,

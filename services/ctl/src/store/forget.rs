@@ -32,7 +32,9 @@ impl Forget {
         let store = open(&self.dir)?;
         let mut ids = Vec::new();
         for name in &self.snapshots {
-            let id = resolve(&store, name)?.clear.id;
+            // a whole id may also be of one that cannot be read
+            let whole = name.to_ascii_lowercase().parse();
+            let id = whole.or_else(|_| resolve(&store, name).map(|found| found.clear.id))?;
             if !ids.contains(&id) {
                 ids.push(id);
             }

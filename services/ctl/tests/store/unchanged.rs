@@ -6,9 +6,11 @@ use filetree::specimen::{self, Scale};
 use rustix::fs::inotify;
 use serde_json::Value;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::mem::MaybeUninit;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
 /// Until what changed just now would show a further change.
@@ -118,6 +120,47 @@ fn a_file_as_it_was_is_not_opened_unless_asked() {
     bench.holds(&source);
 }
 
+/// A program that stores into a file it has mapped, as databases do, a byte each time it is told to.
+const MAPPED: &str = "
+import mmap, sys
+mapped = mmap.mmap(open(sys.argv[1], 'r+b').fileno(), 0)
+for number, line in enumerate(sys.stdin, 1):
+    mapped[0] = number
+    print(number, flush=True)
+";
+
+#[test]
+fn a_store_into_mapped_memory_is_noticed() {
+    let bench = Bench::new();
+    let source = bench.at("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("mapped"), [0; 4096]).unwrap();
+    let mut program = Command::new("python3")
+        .args(["-c", MAPPED])
+        .arg(source.join("mapped"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut orders = program.stdin.take().unwrap();
+    let mut done = BufReader::new(program.stdout.take().unwrap()).lines();
+    let mut store = || {
+        writeln!(orders).unwrap();
+        done.next().unwrap().unwrap();
+    };
+    store();
+    age();
+    bench.again(&[]);
+    // into a page that was dirty when the last backup began
+    store();
+    age();
+    bench.again(&[]);
+    bench.good(&["restore", "s", "--key-file", "k", "latest", "back"]);
+    assert_eq!(fs::read(bench.at("back/mapped")).unwrap()[0], 2);
+    drop(orders);
+    program.wait().unwrap();
+}
+
 #[test]
 fn leaves_are_kept_around_any_change() {
     let bench = Bench::new();
@@ -216,7 +259,7 @@ fn a_memory_that_does_not_fit_costs_a_reading_and_no_more() {
     }
     age();
     let copy = |from: &str, to: &str| {
-        let copied = std::process::Command::new("cp")
+        let copied = Command::new("cp")
             .args(["-a", from, to])
             .current_dir(bench.temp.path())
             .status();

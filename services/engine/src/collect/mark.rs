@@ -194,7 +194,9 @@ impl Marking<'_> {
             match self.core.read_refs(&digest) {
                 Ok((_, refs)) => refs.iter().try_for_each(|r| self.release(r))?,
                 // what it refers to cannot be told; repair may bring it back
-                Err(Error::Format { .. } | Error::Content { .. }) => self.leave(digest),
+                Err(Error::Format { .. } | Error::Content { .. } | Error::Io { .. }) => {
+                    self.leave(digest);
+                }
                 Err(error) => return Err(error),
             }
         }

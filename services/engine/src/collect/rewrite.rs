@@ -115,7 +115,8 @@ impl Store {
             let Some(location) = core.index.find(digest)?.filter(here) else {
                 continue;
             };
-            let raw = core.read_at(&location)?;
+            // what cannot be read is as damaged as what is wrong
+            let raw = core.read_at(&location).unwrap_or_default();
             let frame = Frame::parse(&raw, core.datastore).ok();
             let Some(frame) = frame.filter(|f| f.header.digest == *digest) else {
                 return Ok(Some(*digest));

@@ -21,6 +21,8 @@ pub(crate) struct Burial<'a> {
     pub(crate) candidates: Vec<Digest>,
     /// Packs in which all to which nothing ever referred was found.
     pub(crate) settled: &'a [u32],
+    /// How often something was rescued when this was found out.
+    pub(crate) rescues: u64,
 }
 
 /// Frames that were copied from packs to a new one.
@@ -45,10 +47,11 @@ impl Index {
 
     /// Whether this chunk is there, so that what is stored now may refer to it.
     pub(crate) fn lean_on(&self, digest: &Digest) -> Result<bool> {
-        let found = self.look_up(digest)?;
-        if found.is_some_and(|found| found.condemned) {
-            self.shared.rescues.fetch_add(1, Relaxed);
-        }
+        let found = self.look_up_and(digest, |found| {
+            if found.condemned {
+                self.shared.rescues.fetch_add(1, Relaxed);
+            }
+        })?;
         Ok(found.is_some_and(|found| !found.location.broken))
     }
 
@@ -118,10 +121,13 @@ impl Index {
         })
     }
 
-    /// Buries; durable on return.
-    pub(crate) fn bury(&self, burial: Burial<'_>) -> Result<()> {
+    /// Buries, unless something was rescued meanwhile; says whether it did. Durable on return.
+    pub(crate) fn bury(&self, burial: Burial<'_>) -> Result<bool> {
         let _writing = locked(&self.shared.writing);
-        self.shared.change(|opened| {
+        let buried = self.shared.change(|opened| {
+            if self.rescues() != burial.rescues {
+                return Ok(false);
+            }
             for (digest, count) in burial.released {
                 let count = i32::try_from(*count).unwrap_or(i32::MAX);
                 opened.recent.note(*digest, State::Older, -count);
@@ -152,9 +158,10 @@ impl Index {
                     opened.recent.packs.insert(*number);
                 }
             }
-            Ok(())
+            Ok(true)
         })?;
-        self.shared.flush()
+        self.shared.flush()?;
+        Ok(buried)
     }
 
     /// Has frames found in the pack they were copied to, and the packs they were in forgotten;

@@ -445,6 +445,8 @@ impl Index {
         }
         // whose files are about to be taken for left over
         self.mergers.stop();
+        // a run that is being written is none of the index that is opened now
+        let _writing = locked(&self.shared.writing);
         let mut opened = self
             .shared
             .opened
@@ -462,6 +464,11 @@ impl Index {
     }
 
     fn look_up(&self, digest: &Digest) -> Result<Option<Found>> {
+        self.look_up_and(digest, |_| {})
+    }
+
+    /// Has something done before anything else changes.
+    fn look_up_and(&self, digest: &Digest, then: impl FnOnce(&Found)) -> Result<Option<Found>> {
         let Shared { setting, near, .. } = &*self.shared;
         let found = self.shared.with(|opened| {
             let found = opened.find(near, digest).map_err(|e| self.shared.io(e))?;
@@ -474,6 +481,7 @@ impl Index {
                 location,
                 condemned,
             });
+            let found = found.inspect(then);
             Ok(found.map(|found| (found, far)))
         })?;
         if let Some((
@@ -631,6 +639,9 @@ impl Index {
                 }
             }
             for digest in referred {
+                if opened.condemned.contains(&digest) {
+                    shared.rescues.fetch_add(1, Relaxed);
+                }
                 opened.recent.note(digest, State::Older, 1);
             }
             Ok(opened.is_full(shared.setting.batch))
@@ -659,11 +670,22 @@ impl Index {
                 opened.recent.note(*needed, State::Older, -1);
             }
             opened.recent.note(*digest, State::Dead, 0);
+            opened.broken.remove(digest);
+            opened.recent.broken.insert(*digest);
             opened.totals.subtract(&place);
             opened.waste(place.pack, place.length);
             Ok(opened.is_full(shared.setting.batch))
         })?;
         self.write_if(full, writing)
+    }
+
+    /// As [`Index::mark_broken`] of one that is there, durable with all else that is added.
+    pub(crate) fn mark(&self, digest: &Digest) -> Result<()> {
+        self.shared.change(|opened| {
+            opened.broken.insert(*digest);
+            opened.recent.broken.insert(*digest);
+            Ok(())
+        })
     }
 
     /// Keeps these from being deduplicated against; the next backup then stores them anew.

@@ -135,6 +135,7 @@ proptest! {
                             snapshots: &[],
                             candidates: Vec::new(),
                             settled: &[],
+                            rescues: index.rescues(),
                         })
                         .unwrap();
                 }

@@ -122,8 +122,9 @@ impl Fingerprint {
         }
     }
 
-    /// Whether the last change is old enough, seen from when the read began, that a later one must
-    /// show: clocks of file systems tick as coarsely as two seconds.
+    /// Whether the last change is old enough, seen from before the walk began, that a later one must
+    /// show: clocks of file systems tick as coarsely as two seconds, and the walk has every file system
+    /// write its dirty pages first.
     pub fn settled(&self, read_began: SystemTime) -> bool {
         // what is on a device changes without a trace; one that is not read has no size
         if self.size > 0 && FileType::from_raw_mode(self.mode) == FileType::BlockDevice {

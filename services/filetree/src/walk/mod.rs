@@ -54,13 +54,13 @@ mod owners;
 mod pseudo;
 mod roots;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use format::entry::{Kind, MAX_PATH};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, openat, statat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, openat, statat, syncfs};
 
 use crate::dirs::{DIRECTORY, Dirs};
 use crate::exclude::Pattern;
@@ -105,6 +105,8 @@ pub struct Walk {
     links: HashMap<(u64, u64), Links>,
     owners: owners::Owners,
     has_proc: bool,
+    /// File systems that were synced.
+    synced: HashSet<u64>,
     attributes: Attributes,
     listing: listing::Lister,
 }
@@ -146,6 +148,7 @@ impl Walk {
             links: HashMap::new(),
             owners: owners::Owners::new(),
             has_proc,
+            synced: HashSet::new(),
             attributes: Attributes::new(has_proc),
             listing: listing::Lister::new(),
         })
@@ -217,6 +220,11 @@ impl Walk {
 
     /// The entry for an opened directory, and the way into it.
     fn directory(&mut self, path: Vec<u8>, fd: OwnedFd, stat: Stat, above: usize) -> Found {
+        // a store into mapped memory moves a file's clock only if the page is clean: from here on all are
+        if self.synced.insert(stat.st_dev) {
+            // one that cannot be synced has no pages
+            let _ = syncfs(&fd);
+        }
         let source = self.roots.source(&path);
         let way = self.roots.leads_on(&path);
         let entry = self.entry(path, Kind::Directory, &stat);

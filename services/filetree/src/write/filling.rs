@@ -116,6 +116,7 @@ impl Drop for Filling {
             let name = self.temporary.as_deref().unwrap_or(own);
             // the failure that led here is the one to report
             let _ = unlinkat(&self.dir, name, AtFlags::empty());
+            self.shared.lose(&self.entry.path);
         }
         self.shared.close_file(self.number);
     }

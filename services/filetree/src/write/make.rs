@@ -153,9 +153,10 @@ impl Writer {
                 linkat(&parent, first, &dir, name, AtFlags::empty())
             })
         };
+        let lost = self.shared.is(|state| state.is_lost(first));
         let linked = match self.dirs.root() {
-            Some(root) => link(root),
-            None => Err(Errno::NOENT),
+            Some(root) if !lost => link(root),
+            _ => Err(Errno::NOENT),
         };
         linked.map_err(|errno| match errno {
             Errno::NOENT | Errno::NOTDIR | Errno::LOOP => {

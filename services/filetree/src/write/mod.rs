@@ -179,6 +179,9 @@ impl Writer {
     pub fn begin(&mut self, entry: &Entry) -> Result<(), WriteError> {
         self.end()?;
         let made = self.begin_entry(entry);
+        if made.is_err() {
+            self.shared.lose(&entry.path);
+        }
         self.shared.settle(made)
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
@@ -52,6 +53,8 @@ pub(super) struct State {
     stopped: bool,
     /// Files that are not complete, by number in the order they were begun.
     open: BTreeMap<u64, Vec<u8>>,
+    /// Paths of files that are not there as their entries say, by a hash.
+    lost: HashSet<u64>,
 }
 
 impl State {
@@ -65,6 +68,11 @@ impl State {
         self.open
             .first_key_value()
             .is_none_or(|(first, _)| *first >= number)
+    }
+
+    /// Whether the file of this path is not there, or what is there is not of its entry.
+    pub(super) fn is_lost(&self, path: &[u8]) -> bool {
+        self.lost.contains(&hash(path))
     }
 
     /// Whether the file of this path is not complete.
@@ -129,6 +137,11 @@ impl Shared {
 
     pub(super) fn open_file(&self, number: u64, path: &[u8]) {
         self.state().open.insert(number, path.to_vec());
+    }
+
+    /// Nothing of this path is to be linked to.
+    pub(super) fn lose(&self, path: &[u8]) {
+        self.state().lost.insert(hash(path));
     }
 
     pub(super) fn close_file(&self, number: u64) {
@@ -235,6 +248,10 @@ impl Shared {
         let sentence = format!("{what} ({}); {next}", errno_text(errno));
         Failure::One(Problem::new(path, ProblemKind::Unwritten, sentence))
     }
+}
+
+fn hash(path: &[u8]) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(path)
 }
 
 impl Drop for Shared {

@@ -154,7 +154,7 @@ impl Reader {
         while let Ok(Some(chunk)) = self.chunker.next(&mut source) {
             let length = chunk.len() as u32;
             self.chunks.add_bytes(length.into());
-            if is_device && chunking::is_zeros(chunk) {
+            if is_device && chunking::is_zero(chunk) {
                 let length = length.into();
                 run.push(Extent::Hole { length });
                 continue;
