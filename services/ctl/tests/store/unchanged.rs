@@ -123,7 +123,8 @@ fn a_file_as_it_was_is_not_opened_unless_asked() {
 /// A program that stores into a file it has mapped, as databases do, a byte each time it is told to.
 const MAPPED: &str = "
 import mmap, sys
-mapped = mmap.mmap(open(sys.argv[1], 'r+b').fileno(), 0)
+file = open(sys.argv[1], 'r+b')
+mapped = mmap.mmap(file.fileno(), 0)
 for number, line in enumerate(sys.stdin, 1):
     mapped[0] = number
     print(number, flush=True)
