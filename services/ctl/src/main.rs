@@ -28,7 +28,20 @@ enum Command {
     },
 }
 
+/// Who pipes what is printed into `head` has seen enough when that ends: no reason to tell of a panic.
+fn end_with_the_reader() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let printing = |text: &str| text.starts_with("failed printing to stdout: Broken pipe");
+        if panic.payload_as_str().is_some_and(printing) {
+            std::process::exit(2);
+        }
+        usual(panic);
+    }));
+}
+
 fn main() -> ExitCode {
+    end_with_the_reader();
     let arguments = Arguments::parse();
     let result = match arguments.command {
         Command::Appliance(command) => {

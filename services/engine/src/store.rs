@@ -79,22 +79,10 @@ impl Store {
         options: Options,
     ) -> Result<Self> {
         let place = storage.place();
+        // before the lock's file is made in what is somebody else's
+        refuse_occupied(&*storage)?;
         let guard = lock(&*storage)?;
-        let there = storage
-            .list("")
-            .map_err(io_error(&place, "list", "the directory"))?;
-        // the lock's own file and a file system's lost+found are no content
-        if let Some(what) = there
-            .iter()
-            .find(|n| !["lock", "lost+found"].contains(&n.as_str()))
-        {
-            let what = if what == SUPERBLOCK {
-                "a datastore".into()
-            } else {
-                what.clone()
-            };
-            return Err(Error::Occupied { place, what });
-        }
+        refuse_occupied(&*storage)?;
         for dir in [PACKS, SNAPSHOTS, TEMPORARY, RUNS] {
             storage
                 .make_dir(dir)
@@ -338,6 +326,27 @@ impl Store {
     /// The index failed.
     pub fn index_size(&self) -> Result<IndexSize> {
         self.core.index.size()
+    }
+}
+
+fn refuse_occupied(storage: &dyn Storage) -> Result<()> {
+    let place = storage.place();
+    let there = storage
+        .list("")
+        .map_err(io_error(&place, "list", "the directory"))?;
+    // the lock's own file and a file system's lost+found are no content
+    let mut content = there
+        .into_iter()
+        .filter(|name| !["lock", "lost+found"].contains(&name.as_str()));
+    match content.next() {
+        None => Ok(()),
+        Some(name) => Err(Error::Occupied {
+            place,
+            what: match name.as_str() {
+                SUPERBLOCK => "a datastore".into(),
+                _ => name,
+            },
+        }),
     }
 }
 

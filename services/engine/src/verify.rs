@@ -186,6 +186,8 @@ impl Store {
         for found in self.core.damaged_locks()? {
             report.find(found);
         }
+        report.missing.sort_unstable();
+        report.missing.dedup();
         report.snapshots.sort_unstable();
         report.findings.sort_unstable();
         Ok(report)

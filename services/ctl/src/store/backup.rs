@@ -11,7 +11,7 @@ mod walker;
 
 use super::meter::Meter;
 use super::{Outcome, Unlocked, answer, outcome, ratio, show, tell};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use engine::{Progress, SnapshotInfo, SnapshotMeta, Store};
 use filetree::Pattern;
@@ -53,6 +53,18 @@ impl Backup {
         let place = memory::place();
         // a backup of itself would never end, a memory of itself never be as it was
         let own = std::fs::canonicalize(&self.store.dir).ok();
+        let within = |path: &&PathBuf| {
+            let path = std::fs::canonicalize(path).ok();
+            own.as_ref()
+                .zip(path)
+                .is_some_and(|(own, path)| path.starts_with(own))
+        };
+        if let Some(path) = self.paths.iter().find(within) {
+            bail!(
+                "{} is the datastore itself, or in it; name what is to be kept in it",
+                filetree::shown(path.as_os_str().as_bytes())
+            );
+        }
         let options = Options {
             excludes: own
                 .iter()

@@ -4,7 +4,7 @@ use super::meter::Meter;
 use super::{Outcome, Unlocked, answer, outcome, reread, resolve, show, tell};
 use anyhow::{Result, bail};
 use clap::Args;
-use engine::{Progress, Store, Target, TargetFile};
+use engine::{Progress, SnapshotInfo, Store, Target, TargetFile};
 use filetree::write::{Filling, Options, Report, Writer};
 use format::SnapshotId;
 use format::entry::Entry;
@@ -21,11 +21,12 @@ use std::time::Instant;
 pub(crate) struct Restore {
     #[command(flatten)]
     store: Unlocked,
-    /// The snapshot's id or the beginning of it, or `latest`
+    /// The snapshot's id or the beginning of it, or `latest`, the newest of all groups
     snapshot: String,
     /// A directory that is empty or does not exist
     target: PathBuf,
-    /// Only this path of the snapshot and what is below it
+    /// Only this path of the snapshot and what is below it, as it was given to the backup, or as
+    /// the snapshot has it: of one directory, from there; of several paths, from the root
     #[arg(long)]
     path: Option<OsString>,
     /// Afterwards read every restored file again from the disk and compare it, byte for byte by
@@ -38,8 +39,8 @@ impl Restore {
     pub(super) fn run(&self, json: bool) -> Result<Outcome> {
         let began = Instant::now();
         let store = self.store.open()?;
-        let clear = resolve(&store, &self.snapshot)?.clear;
-        let below = self.below();
+        let SnapshotInfo { clear, details } = resolve(&store, &self.snapshot)?;
+        let below = self.below(&details.unwrap_or_default().paths);
         let progress = Arc::new(Progress::default());
         let total = if below.is_empty() { clear.logical } else { 0 };
         let meter = Meter::start(progress.clone(), Arc::new(AtomicU64::new(total)));
@@ -85,9 +86,17 @@ impl Restore {
         Ok(outcome(count))
     }
 
-    /// The path as snapshots have it.
-    fn below(&self) -> &[u8] {
-        let typed = self.path.as_ref().map_or(&b""[..], |p| p.as_bytes());
+    /// The path as snapshots have it. Of a snapshot of one directory that is below this one, which is as
+    /// good where it was given in full, as it was at the backup.
+    fn below(&self, paths: &[Vec<u8>]) -> &[u8] {
+        let mut typed = self.path.as_ref().map_or(&b""[..], |p| p.as_bytes());
+        if let [only] = paths
+            && only.starts_with(b"/")
+            && let Some(rest) = typed.strip_prefix(&only[..])
+            && (rest.is_empty() || rest.starts_with(b"/") || only.ends_with(b"/"))
+        {
+            typed = rest;
+        }
         let start = typed.iter().take_while(|b| **b == b'/').count();
         let end = typed.iter().rev().take_while(|b| **b == b'/').count();
         typed.get(start..typed.len() - end).unwrap_or_default()

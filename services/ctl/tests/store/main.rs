@@ -22,7 +22,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use tempfile::TempDir;
 
@@ -141,6 +141,12 @@ fn a_part_is_restored_and_a_part_that_is_not_there_is_told() {
         "content"
     );
     assert!(!bench.at("back/a/bc").exists());
+    // as it was named at the backup
+    let full = format!("{}/a/b", source.display());
+    bench.good(&part(&full, "full"));
+    assert!(bench.at("full/a/b/c").exists() && !bench.at("full/a/bc").exists());
+    let (_, error) = bench.ends(&part(&format!("{full}d"), "nowhere"), 2);
+    assert!(error.contains("the snapshot holds no"), "{error}");
     let (_, error) = bench.ends(&part("b", "nowhere"), 2);
     assert!(
         error.contains("the snapshot holds no b; `--path` names"),
@@ -427,8 +433,30 @@ fn holes_of_a_hundred_gigabytes_are_nothing() {
 }
 
 #[test]
+fn who_reads_no_further_is_told_nothing() {
+    let bench = Bench::new();
+    let mut command = bench.command(&["stats", "s"]);
+    let mut stats = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(stats.stdout.take());
+    let ended = stats.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&ended.stderr), "");
+}
+
+#[test]
 fn a_backup_leaves_its_own_datastore_out() {
     let bench = Bench::new();
+    for path in ["s", "s/packs"] {
+        let all = ["backup", "s", "--key-file", "k", "--group", "g", path];
+        let (_, error) = bench.ends(&all, 2);
+        assert!(
+            error.contains("is the datastore itself, or in it"),
+            "{error}"
+        );
+    }
     fs::write(bench.at("file"), "x").unwrap();
     bench.backup(bench.temp.path());
     let outside = TempDir::new().unwrap();

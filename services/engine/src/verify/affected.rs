@@ -52,10 +52,14 @@ impl Store {
                 Err(error) => error.to_string(),
                 Ok(info) => {
                     let root = info.clear.root;
-                    if !bad.contains(&root) && self.core.index.find(&root)?.is_some() {
-                        continue;
+                    match self.core.index.find(&root)? {
+                        Some(_) if !bad.contains(&root) => continue,
+                        Some(_) => "not all of it can be restored".into(),
+                        None => {
+                            report.missing.push(root);
+                            format!("chunk {root}, which leads to all of it, is nowhere")
+                        }
                     }
-                    "not all of it can be restored".into()
                 }
             };
             report.find(format!("snapshot {id}: {why}"));

@@ -14,7 +14,7 @@ pub(super) const MAX_PROBLEM_BYTES: usize = 4 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     /// The target holds something and [`Options::overwrite`](super::Options::overwrite) is off.
-    #[error("{} is not empty; choose an empty or new directory, or ask to overwrite", shown(.0.as_os_str().as_bytes()))]
+    #[error("{} is not empty; choose an empty or new directory", shown(.0.as_os_str().as_bytes()))]
     NotEmpty(PathBuf),
     /// The target cannot be made or opened.
     #[error("{} cannot be used as the target; check that it is a directory and may be written", shown(.path.as_os_str().as_bytes()))]
