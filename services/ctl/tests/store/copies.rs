@@ -61,6 +61,8 @@ fn what_is_no_copy_is_refused_and_damage_is_told() {
         assert!(error.contains(words), "{target}: {error}");
         assert_eq!(error.lines().count(), 1, "{error}");
     }
+    // nothing is left in what is somebody else's
+    assert!(!bench.at("source/lock").exists());
     bench.ends(&["copy", "missing", "made"], 2);
     assert!(!bench.at("made").exists(), "nothing is made");
     for pack in bench.packs() {

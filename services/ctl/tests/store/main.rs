@@ -145,7 +145,8 @@ fn a_part_is_restored_and_a_part_that_is_not_there_is_told() {
     let full = format!("{}/a/b", source.display());
     bench.good(&part(&full, "full"));
     assert!(bench.at("full/a/b/c").exists() && !bench.at("full/a/bc").exists());
-    let (_, error) = bench.ends(&part(&format!("{full}d"), "nowhere"), 2);
+    let longer = format!("{full}d");
+    let (_, error) = bench.ends(&part(&longer, "nowhere"), 2);
     assert!(error.contains("the snapshot holds no"), "{error}");
     let (_, error) = bench.ends(&part("b", "nowhere"), 2);
     assert!(
