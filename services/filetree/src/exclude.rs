@@ -12,6 +12,8 @@ use std::path::Path;
 /// not visited.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
+    /// The bytes it begins with, which most paths do not.
+    literal: Vec<u8>,
     parts: Vec<Part>,
 }
 
@@ -77,18 +79,28 @@ impl Pattern {
                 byte => Part::Byte(byte),
             });
         }
-        Ok(Self { parts })
+        let bytes = parts.iter().map_while(|part| match part {
+            Part::Byte(byte) => Some(*byte),
+            _ => None,
+        });
+        let literal: Vec<u8> = bytes.collect();
+        let parts = parts.split_off(literal.len());
+        Ok(Self { literal, parts })
     }
 
     /// The pattern that matches this one absolute path.
     pub fn exactly(path: &Path) -> Self {
-        let bytes = path.as_os_str().as_bytes();
-        let parts = bytes.iter().map(|b| Part::Byte(*b)).collect();
-        Self { parts }
+        Self {
+            literal: path.as_os_str().as_bytes().to_vec(),
+            parts: Vec::new(),
+        }
     }
 
     /// Whether an absolute path matches.
     pub fn matches(&self, path: &[u8]) -> bool {
+        let Some(path) = path.strip_prefix(&self.literal[..]) else {
+            return false;
+        };
         // positions in the pattern reachable after each byte: linear in path times pattern
         let mut here = vec![false; self.parts.len() + 1];
         let mut next = here.clone();
