@@ -367,11 +367,15 @@ mod tests {
         let like = begun.commit(None).unwrap().clear;
         let affected = snapshot(&store, &like, 1, root);
         snapshot(&store, &like, 2, other);
-        let rootless = snapshot(&store, &like, 3, Digest([9; 32]));
+        let nowhere = Digest([9; 32]);
+        let rootless = snapshot(&store, &like, 3, nowhere);
         // whoever has the key sees that their digests are made up
         store.lock();
         let report = store.verify(&Progress::default()).unwrap();
-        assert_eq!((report.damaged, report.missing), (vec![], vec![gone]));
+        assert_eq!(
+            (report.damaged, report.missing),
+            (vec![], vec![gone, nowhere])
+        );
         assert_eq!(report.snapshots, [affected, rootless]);
         assert_eq!(report.finding_count, 3, "{:?}", report.findings);
         assert_eq!(report.findings.len(), 3);

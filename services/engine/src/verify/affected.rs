@@ -57,7 +57,9 @@ impl Store {
                         Some(_) => "not all of it can be restored".into(),
                         None => {
                             report.missing.push(root);
-                            format!("chunk {root}, which leads to all of it, is nowhere")
+                            format!(
+                                "not all of it can be restored: chunk {root}, its root, is nowhere"
+                            )
                         }
                     }
                 }
