@@ -123,9 +123,7 @@ impl Core {
         };
         Ok(lock.filter(|lock| lock.datastore == self.datastore && lock.snapshot == id))
     }
-}
 
-impl Core {
     /// A sentence for each lock, and for the clock they go by, that is damaged.
     pub(crate) fn damaged_locks(&self) -> Result<Vec<String>> {
         let listed = self.storage.list(SNAPSHOTS);

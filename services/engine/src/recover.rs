@@ -124,7 +124,6 @@ fn add(index: &Index, packs: &[PackId], most: usize) -> Result<bool> {
         let Some((file, mut records)) = listed(index, *id)? else {
             continue;
         };
-        let name = pack_name(*id);
         for record in records.iter().filter(|r| !r.kind.has_refs()) {
             // stored twice, which is done when the first one is damaged
             if let Some(first) = index.find(&record.digest)?
@@ -140,7 +139,7 @@ fn add(index: &Index, packs: &[PackId], most: usize) -> Result<bool> {
             for record in records {
                 // a damaged one refers to nothing that could be told, and is itself of no use
                 if !record.kind.has_refs()
-                    || refs(index, &name, &*file, record.offset, record.length)?.is_some()
+                    || refs(index, *id, &*file, record.offset, record.length)?.is_some()
                 {
                     sound.push(record);
                 } else {
@@ -174,8 +173,7 @@ fn mark(index: &Index, metadata: &[PackId], marked: &mut HashSet<Digest>) -> Res
             if !found.as_ref().is_some_and(here) {
                 continue;
             }
-            let name = pack_name(*id);
-            let Some(refs) = refs(index, &name, &*file, record.offset, record.length)? else {
+            let Some(refs) = refs(index, *id, &*file, record.offset, record.length)? else {
                 continue;
             };
             for needed in &refs {
@@ -196,11 +194,8 @@ fn leave_out(index: &Index, mut marked: HashSet<Digest>) -> Result<()> {
         let Some(place) = index.find(digest)? else {
             return Ok(Vec::new());
         };
-        let (name, storage) = (pack_name(place.pack), &index.setting().storage);
-        let file = storage
-            .open(&name)
-            .map_err(io_error(&storage.place(), "open", &name))?;
-        let refs = refs(index, &name, &*file, place.offset, place.length)?;
+        let file = open_pack(index, place.pack)?;
+        let refs = refs(index, place.pack, &*file, place.offset, place.length)?;
         Ok(refs.unwrap_or_default())
     };
     let mut open = if marked.is_empty() {
@@ -257,37 +252,35 @@ fn listed(index: &Index, id: PackId) -> Result<Option<Listed>> {
     let Setting {
         storage, datastore, ..
     } = index.setting();
-    let name = pack_name(id);
-    let file = storage
-        .open(&name)
-        .map_err(io_error(&storage.place(), "open", &name))?;
-    let listed = records(&*file, &name, &storage.place(), *datastore)?;
+    let file = open_pack(index, id)?;
+    let listed = records(&*file, &pack_name(id), &storage.place(), *datastore)?;
     Ok(listed.map(|(records, _)| (file, records)))
+}
+
+fn open_pack(index: &Index, id: PackId) -> Result<Arc<dyn File>> {
+    let (name, storage) = (pack_name(id), &index.setting().storage);
+    storage
+        .open(&name)
+        .map_err(io_error(&storage.place(), "open", &name))
 }
 
 /// Whether a chunk's frame is there and its check holds.
 fn is_sound(index: &Index, digest: &Digest, place: &Location) -> Result<bool> {
-    let Setting {
-        storage, datastore, ..
-    } = index.setting();
-    let name = pack_name(place.pack);
-    let file = storage
-        .open(&name)
-        .map_err(io_error(&storage.place(), "open", &name))?;
-    let bytes = read_frame(index, &name, &*file, place.offset, place.length)?;
-    let frame = Frame::parse(&bytes, *datastore);
+    let file = open_pack(index, place.pack)?;
+    let bytes = read_frame(index, place.pack, &*file, place.offset, place.length)?;
+    let frame = Frame::parse(&bytes, index.setting().datastore);
     Ok(frame.is_ok_and(|frame| frame.header.digest == *digest))
 }
 
-/// What a frame refers to; `None` if it is damaged.
+/// What a frame of a pack refers to; `None` if it is damaged.
 fn refs(
     index: &Index,
-    name: &str,
+    pack: PackId,
     file: &dyn File,
     offset: u32,
     length: u32,
 ) -> Result<Option<Vec<Digest>>> {
-    let bytes = read_frame(index, name, file, offset, length)?;
+    let bytes = read_frame(index, pack, file, offset, length)?;
     let frame = Frame::parse(&bytes, index.setting().datastore).ok();
     Ok(frame.map(|frame| frame.refs().collect()))
 }
@@ -296,15 +289,18 @@ fn refs(
 /// next time, and the index is to lack nothing by then.
 fn read_frame(
     index: &Index,
-    name: &str,
+    pack: PackId,
     file: &dyn File,
     offset: u32,
     length: u32,
 ) -> Result<Vec<u8>> {
-    match read_exact(file, offset.into(), length as usize) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Vec::new()),
-        read => read.map_err(io_error(&index.setting().storage.place(), "read", name)),
-    }
+    read_exact(file, offset.into(), length as usize).or_else(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => Ok(Vec::new()),
+        _ => {
+            let place = index.setting().storage.place();
+            Err(io_error(&place, "read", &pack_name(pack))(error))
+        }
+    })
 }
 
 /// The frames of a pack: by its header and footer, or by looking for them where one of these is
