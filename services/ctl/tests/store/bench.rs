@@ -58,6 +58,20 @@ impl Bench {
         self.json(&["backup", "s", "--key-file", "k", "--group", "g", path])
     }
 
+    /// Restores the newest snapshot of `s`, and has it read again.
+    pub(crate) fn restore_latest(&self, target: &str) -> String {
+        let all = [
+            "restore",
+            "s",
+            "--key-file",
+            "k",
+            "latest",
+            target,
+            "--verify",
+        ];
+        self.good(&all)
+    }
+
     /// What `stats` says of a datastore but for how its index lies.
     pub(crate) fn sums(&self, dir: &str) -> Value {
         let mut stats = self.json(&["stats", dir]);

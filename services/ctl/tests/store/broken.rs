@@ -115,15 +115,7 @@ fn who_is_killed_at_any_time_leaves_what_the_next_command_goes_on_with() {
     );
     let done = bench.backup(&source);
     assert!(done["unique"].as_u64().unwrap() < 60 << 20, "{done}");
-    bench.good(&[
-        "restore",
-        "s",
-        "--key-file",
-        "k",
-        "latest",
-        "back",
-        "--verify",
-    ]);
+    bench.restore_latest("back");
     assert_eq!(compare(&source, &bench.at("back")).unwrap().differences, []);
 }
 

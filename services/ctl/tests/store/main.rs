@@ -379,16 +379,7 @@ fn a_long_file_is_read_in_parts_and_comes_back_whole() {
     let number = |of: &Value, name: &str| of[name].as_u64().unwrap();
     assert!(number(&first, "unique") > 80 << 20, "{first}");
     assert!(number(&second, "unique") < 1 << 20, "{second}");
-    let back = [
-        "restore",
-        "s",
-        "--key-file",
-        "k",
-        "latest",
-        "back",
-        "--verify",
-    ];
-    bench.good(&back);
+    bench.restore_latest("back");
     let compared = compare(&source, &bench.at("back")).unwrap();
     assert_eq!(compared.differences, []);
 }
@@ -413,15 +404,7 @@ fn holes_of_a_hundred_gigabytes_are_nothing() {
     fs::write(source.join("empty"), b"").unwrap();
     let made = bench.backup(&source);
     assert!(made["logical"].as_u64() < Some(1 << 20), "{made}");
-    bench.good(&[
-        "restore",
-        "s",
-        "--key-file",
-        "k",
-        "latest",
-        "back",
-        "--verify",
-    ]);
+    bench.restore_latest("back");
     let back = fs::File::open(bench.at("back/sparse")).unwrap();
     let found = back.metadata().unwrap();
     assert_eq!((found.len(), found.blocks()), (length, taken));
