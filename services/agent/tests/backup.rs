@@ -4,6 +4,7 @@ mod bench;
 
 use bench::{Appliance, assert_same, job, noise};
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::time::SystemTime;
 
 /// Makes everything in the tree old enough for its fingerprints to be trusted.
@@ -227,6 +228,35 @@ async fn a_hole_is_no_progress_but_comes_back() {
     assert_eq!(bytes, 100_000);
     let length = fs::metadata(target.join("sparse")).unwrap().len();
     assert_eq!(length, 1 << 40);
+}
+
+/// Its runs go over as it is read, in more than one message.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_very_many_runs_comes_back_and_is_remembered() {
+    const STRETCHES: u64 = 6000;
+    let site = Appliance::site();
+    let server = site.pair("a", "backup");
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    let file = fs::File::create(tree.join("file")).unwrap();
+    for number in 0..STRETCHES {
+        let at = number * (8 << 10);
+        file.write_all_at(&noise(4 << 10, number), at).unwrap();
+    }
+    age(&tree);
+    let cache = Some(dir.path().join("cache/x"));
+    let first = server.back_up(job(&tree, cache.clone())).await.unwrap();
+    let c = &first.committed;
+    assert!(c.unique >= STRETCHES * (4 << 10), "{c:?}");
+    let target = dir.path().join("restored");
+    server.restore(c.snapshot, "", &target).await.unwrap();
+    assert_same(&tree, &target);
+    let second = server.back_up(job(&tree, cache)).await.unwrap();
+    let again = &second.committed;
+    assert_eq!(again.logical, c.logical);
+    // questions and runs, but no chunk
+    assert!(again.wire < 1 << 20 && again.unique < 10_000, "{again:?}");
 }
 
 /// What happens to a file between its first byte read and its last.

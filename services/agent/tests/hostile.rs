@@ -77,9 +77,6 @@ async fn an_agent_cannot_name_what_it_did_not_send() {
     assert_eq!(known.answers(1).unwrap().collect::<Vec<_>>(), [false]);
     let content = FromAgent::Content(vec![protocol::entry::Run::Data(digest.0, 20_000)]);
     aio::write(&mut stream, &content).await.unwrap();
-    aio::write(&mut stream, &entry("secret", 20_000))
-        .await
-        .unwrap();
     assert!(
         last_words(&mut stream)
             .await
@@ -116,7 +113,15 @@ async fn what_breaks_the_protocol_is_told_why_and_the_next_session_works() {
             "a chunk of another length",
             Box::new(|terms| {
                 let digest = keys(terms).data(&[1; 100]).0;
-                vec![chunk.clone(), run(digest, 99), entry("a", 99)]
+                vec![chunk.clone(), run(digest, 99)]
+            }),
+        ),
+        (
+            "not as long as it says",
+            Box::new(|terms| {
+                let digest = keys(terms).data(&[1; 100]).0;
+                let content = [chunk.clone(), run(digest, 100)];
+                [&content[..], &[FromAgent::Discard, entry("a", 100)]].concat()
             }),
         ),
     ];

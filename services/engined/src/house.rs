@@ -9,7 +9,6 @@ use crate::store::{Datastore, Role};
 use contract::Error;
 use format::snapshot::{Clear, Details};
 use format::{DatastoreId, Keyset};
-use protocol::intake::Runs;
 use std::collections::HashMap;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
@@ -69,8 +68,6 @@ pub struct House {
     pub(crate) seats: Seats,
     pub(crate) grants: Grants,
     pub(crate) offsite: Offsite,
-    /// Memory for files on their way in, of all sessions together.
-    pub(crate) runs: Runs,
     shutdown: CancellationToken,
     open: Mutex<Open>,
     status: watch::Sender<Status>,
@@ -99,7 +96,6 @@ impl House {
             seats: Seats::default(),
             grants: Grants::default(),
             offsite: Offsite::open(&state_dir)?,
-            runs: Runs::default(),
             shutdown,
             open: Mutex::default(),
             status: watch::Sender::new(Status::Waiting("engined has just started".into())),

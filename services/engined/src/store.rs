@@ -7,8 +7,8 @@ use crate::known::KnownOfAll;
 use crate::turn::Turns;
 use contract::Error;
 use engine::storage::directory::Directory;
-use engine::{Memory, Options, SnapshotMeta, SnapshotWriter, Store};
-use format::entry::{Entry, Timestamp};
+use engine::{LongContent, Memory, Options, SnapshotMeta, SnapshotWriter, Store};
+use format::entry::{Entry, Extent, Timestamp};
 use format::snapshot::{Clear, Details, Snapshot};
 use format::superblock::{Profile, Superblock};
 use format::{DatastoreId, Digest, DigestKeys, GroupId, Keyset, SnapshotId};
@@ -454,9 +454,22 @@ impl Draft {
         self.0.known(digest).map_err(told)
     }
 
+    /// Where the next bytes of a file are.
+    pub(crate) fn extend(
+        &mut self,
+        content: &mut LongContent,
+        extents: Vec<Extent>,
+    ) -> Result<(), Error> {
+        self.0.extend(content, extents).map_err(told)
+    }
+
     /// The next entry in the order of paths.
-    pub(crate) fn add_entry(&mut self, entry: &Entry) -> Result<(), Error> {
-        self.0.add_entry(entry).map(|_| ()).map_err(told)
+    pub(crate) fn add_entry(
+        &mut self,
+        entry: &mut Entry,
+        content: LongContent,
+    ) -> Result<(), Error> {
+        self.0.add_long(entry, content).map(|_| ()).map_err(told)
     }
 
     /// A file that was skipped or changed while it was read.

@@ -26,11 +26,6 @@ pub enum WireError {
     /// A message that does not belong here.
     #[error("the peer broke the protocol: {0}; update the older of the two ends")]
     Unexpected(&'static str),
-    /// Nothing is wrong with the message, but there is no memory for it.
-    #[error(
-        "a file of this backup has more chunks and holes than there is memory for beside the other backups; run it again when they have ended, and without its largest file if that fails too"
-    )]
-    Crowded,
     /// The connection ended before the work was done.
     #[error("the connection ended before the work was done; try again")]
     Ended,

@@ -12,15 +12,12 @@ use format::entry::{self, Extent, MAX_PATH};
 use format::extents::length_of;
 use format::{Digest, snapshot};
 use serde::{Deserialize, Serialize};
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::VecDeque;
 
 /// Longest chunk, bytes.
 pub const MAX_CHUNK: usize = PART;
 /// Most runs in one message; the content of a larger file comes in several before its entry.
 pub const MAX_RUNS: usize = 8192;
-/// Most runs that are held for files under way, of all sessions together: 40 bytes each.
-const MAX_HELD: usize = 1 << 24;
 /// Most paths a backup is said to protect.
 const MAX_ROOTS: usize = 1024;
 
@@ -91,6 +88,8 @@ pub enum FromAgent {
     Alive,
     /// That was all.
     Commit,
+    /// No entry follows the content so far: the rest of the file cannot be read.
+    Discard,
 }
 
 /// From the site.
@@ -164,8 +163,12 @@ pub enum Event {
     Have(Vec<Digest>),
     /// A chunk to store.
     Chunk(Vec<u8>),
-    /// A whole entry; its content under the agent's digests.
+    /// Where the next bytes of a file are, under the agent's digests; its entry or a discard follows.
+    Content(Vec<Extent>),
+    /// The entry of what came by [`Event::Content`], which is as long as it says.
     Entry(Box<entry::Entry>),
+    /// What came by [`Event::Content`] is of no entry.
+    Discard,
     /// Something to note.
     Problem(snapshot::Problem),
     /// Nothing to do.
@@ -174,107 +177,23 @@ pub enum Event {
     Commit,
 }
 
-/// Memory for the runs of files under way, which all sessions of a site share. No agent takes more
-/// than it leaves free: one alone may have half, and whatever others hold, one more finds some.
-#[derive(Clone, Debug)]
-pub struct Runs {
-    most: usize,
-    /// How many each agent holds.
-    held: Arc<Mutex<HashMap<String, usize>>>,
-}
-
-impl Default for Runs {
-    fn default() -> Self {
-        Self::new(MAX_HELD)
-    }
-}
-
-impl Runs {
-    fn new(most: usize) -> Self {
-        let held = Arc::default();
-        Self { most, held }
-    }
-
-    fn held(&self) -> MutexGuard<'_, HashMap<String, usize>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What one session holds of [`Runs`]; given back when dropped.
-#[derive(Debug)]
-struct Share {
-    of: Runs,
-    agent: String,
-    count: usize,
-}
-
-impl Share {
-    fn take(&mut self, count: usize) -> Result<(), WireError> {
-        let mut held = self.of.held();
-        let all = held.values().sum::<usize>() + count;
-        let mine = held.get(&self.agent).copied().unwrap_or_default() + count;
-        if mine > self.of.most.saturating_sub(all) {
-            return Err(WireError::Crowded);
-        }
-        held.insert(self.agent.clone(), mine);
-        self.count += count;
-        Ok(())
-    }
-
-    fn give_back(&mut self) {
-        let count = std::mem::take(&mut self.count);
-        let mut held = self.of.held();
-        if let Some(mine) = held.get_mut(&self.agent) {
-            *mine -= count;
-            if *mine == 0 {
-                held.remove(&self.agent);
-            }
-        }
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        self.give_back();
-    }
-}
-
 /// The site's end: holds the agent to the order of things.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Receiver {
     begun: bool,
     ended: bool,
     last: Option<Vec<u8>>,
-    content: Vec<Extent>,
-    share: Share,
+    /// Bytes of content since the last entry, holes included; none of content that is empty.
+    size: u64,
 }
 
 impl Receiver {
-    /// One for this agent, that takes its memory from these.
-    pub fn new(agent: &str, runs: &Runs) -> Self {
-        Self {
-            begun: false,
-            ended: false,
-            last: None,
-            content: Vec::new(),
-            share: Share {
-                of: runs.clone(),
-                agent: agent.to_owned(),
-                count: 0,
-            },
-        }
-    }
-
     /// Takes a message.
     ///
     /// # Errors
     /// What is out of order, or no snapshot may hold.
     pub fn receive(&mut self, message: FromAgent) -> Result<Event, WireError> {
         let unexpected = |what| Err(WireError::Unexpected(what));
-        if self.content.is_empty() {
-            // the entry that had them has been dealt with
-            self.share.give_back();
-        }
         if self.ended {
             return unexpected("a message after the last");
         }
@@ -292,14 +211,16 @@ impl Receiver {
             FromAgent::Chunk(bytes) if bytes.is_empty() => unexpected("an empty chunk"),
             FromAgent::Chunk(bytes) => Ok(Event::Chunk(bytes)),
             FromAgent::Content(runs) => {
-                self.share.take(runs.len())?;
-                for run in runs {
-                    self.push(run.check()?)?;
-                }
-                Ok(Event::Alive)
+                let checked = runs.into_iter().map(Run::check);
+                let extents = checked.collect::<Result<Vec<_>, _>>()?;
+                let mut lengths = extents.iter().map(length_of);
+                self.size = lengths
+                    .try_fold(self.size, u64::checked_add)
+                    .ok_or(WireError::Unexpected("content beyond all files"))?;
+                Ok(Event::Content(extents))
             }
             FromAgent::Entry(entry) => {
-                let mut entry = entry.check()?;
+                let entry = entry.check()?;
                 if self
                     .last
                     .as_ref()
@@ -307,13 +228,7 @@ impl Receiver {
                 {
                     return unexpected("entries out of order");
                 }
-                entry.content = std::mem::take(&mut self.content);
-                let sum = entry
-                    .content
-                    .iter()
-                    .map(length_of)
-                    .try_fold(0, u64::checked_add);
-                if sum != Some(entry.size) {
+                if std::mem::take(&mut self.size) != entry.size {
                     return unexpected("an entry whose content is not as long as it says");
                 }
                 self.last = Some(entry.path.clone());
@@ -323,7 +238,11 @@ impl Receiver {
                 Ok(Event::Problem(snapshot::Problem { path: path.0, text }))
             }
             FromAgent::Alive => Ok(Event::Alive),
-            FromAgent::Commit if self.last.is_none() || !self.content.is_empty() => {
+            FromAgent::Discard => {
+                self.size = 0;
+                Ok(Event::Discard)
+            }
+            FromAgent::Commit if self.last.is_none() || self.size > 0 => {
                 unexpected("an end before an entry")
             }
             FromAgent::Commit => {
@@ -332,20 +251,6 @@ impl Receiver {
             }
             FromAgent::Begin(_) => unexpected("a second beginning"),
         }
-    }
-
-    /// Holes that touch become one: a file that changes while it is read has some, and a run of two
-    /// bytes on the wire must not cost one of forty.
-    fn push(&mut self, run: Extent) -> Result<(), WireError> {
-        match (self.content.last_mut(), &run) {
-            (Some(Extent::Hole { length }), Extent::Hole { length: more }) => {
-                *length = length
-                    .checked_add(*more)
-                    .ok_or(WireError::Unexpected("a hole beyond all files"))?;
-            }
-            _ => self.content.push(run),
-        }
-        Ok(())
     }
 }
 
@@ -365,28 +270,9 @@ mod tests {
     }
 
     fn begun() -> Receiver {
-        begun_by("a", &Runs::default())
-    }
-
-    fn begun_by(agent: &str, runs: &Runs) -> Receiver {
-        let mut receiver = Receiver::new(agent, runs);
+        let mut receiver = Receiver::default();
         receiver.receive(begin()).unwrap();
         receiver
-    }
-
-    /// Sends runs one by one until one is refused; how many were taken.
-    fn fill(receiver: &mut Receiver) -> usize {
-        let runs = [Run::Hole(1), Run::Data([7; 32], 1)].into_iter().cycle();
-        let runs = runs.take(10_000);
-        let mut refusal = Ok(Event::Alive);
-        let taken = runs
-            .take_while(|run| {
-                refusal = receiver.receive(FromAgent::Content(vec![*run]));
-                refusal.is_ok()
-            })
-            .count();
-        assert!(matches!(refusal, Err(WireError::Crowded)), "{refusal:?}");
-        taken
     }
 
     fn entry(path: &str, size: u64) -> FromAgent {
@@ -395,68 +281,40 @@ mod tests {
 
     #[test]
     fn content_comes_before_its_entry_and_is_as_long_as_it_says() {
+        let content = |runs: &[Run]| FromAgent::Content(runs.to_vec());
         let mut receiver = begun();
-        receiver
-            .receive(FromAgent::Content(vec![
-                Run::Data([1; 32], 5),
-                Run::Hole(3),
-            ]))
-            .unwrap();
-        receiver
-            .receive(FromAgent::Content(vec![Run::Data([2; 32], 2)]))
-            .unwrap();
-        match receiver.receive(entry("a", 10)).unwrap() {
-            Event::Entry(entry) => assert_eq!(entry.content.len(), 3),
+        let runs = [Run::Data([1; 32], 5), Run::Hole(3)];
+        match receiver.receive(content(&runs)).unwrap() {
+            Event::Content(extents) => assert_eq!(extents.len(), 2),
             other => panic!("{other:?}"),
         }
+        receiver.receive(content(&[Run::Data([2; 32], 2)])).unwrap();
+        assert!(matches!(
+            receiver.receive(entry("a", 10)).unwrap(),
+            Event::Entry(_)
+        ));
         assert!(begun().receive(entry("a", 10)).is_err());
-        receiver
-            .receive(FromAgent::Content(vec![Run::Hole(u64::MAX)]))
-            .unwrap();
-        receiver
-            .receive(FromAgent::Content(vec![Run::Data([1; 32], 1)]))
-            .unwrap();
-        assert!(receiver.receive(entry("b", 0)).is_err());
+        receiver.receive(content(&[Run::Hole(u64::MAX)])).unwrap();
+        assert!(receiver.receive(content(&[Run::Data([1; 32], 1)])).is_err());
     }
 
     #[test]
-    fn holes_that_touch_are_one_and_overflow_nothing() {
+    fn what_is_discarded_is_of_no_entry() {
         let mut receiver = begun();
-        for _ in 0..3 {
-            receiver
-                .receive(FromAgent::Content(vec![Run::Hole(1); 1000]))
-                .unwrap();
-        }
-        match receiver.receive(entry("a", 3000)).unwrap() {
-            Event::Entry(entry) => assert_eq!(entry.content, [Extent::Hole { length: 3000 }]),
-            other => panic!("{other:?}"),
-        }
-        let holes = vec![Run::Hole(u64::MAX), Run::Hole(1)];
-        assert!(receiver.receive(FromAgent::Content(holes)).is_err());
-    }
-
-    #[test]
-    fn a_hostile_agents_sessions_take_half_of_the_memory_and_leave_half() {
-        let runs = Runs::new(1000);
-        let mut hostile: Vec<_> = (0..8).map(|_| begun_by("hostile", &runs)).collect();
-        assert_eq!(hostile.iter_mut().map(fill).sum::<usize>(), 500);
-        let mut honest = begun_by("honest", &runs);
-        assert_eq!(fill(&mut honest), 250);
-        drop(hostile);
-        // an entry's are free again once it has been dealt with
-        honest.receive(entry("a", 250)).unwrap();
-        assert_eq!(fill(&mut honest), 500);
-        drop(honest);
-        assert!(runs.held().is_empty());
+        let content = FromAgent::Content(vec![Run::Hole(5)]);
+        receiver.receive(content.clone()).unwrap();
+        let discarded = receiver.receive(FromAgent::Discard).unwrap();
+        assert_eq!(discarded, Event::Discard);
+        receiver.receive(entry("a", 0)).unwrap();
+        receiver.receive(content).unwrap();
+        assert!(receiver.receive(FromAgent::Commit).is_err());
+        receiver.receive(FromAgent::Discard).unwrap();
+        receiver.receive(FromAgent::Commit).unwrap();
     }
 
     #[test]
     fn what_is_out_of_order_is_refused() {
-        assert!(
-            Receiver::new("a", &Runs::default())
-                .receive(FromAgent::Alive)
-                .is_err()
-        );
+        assert!(Receiver::default().receive(FromAgent::Alive).is_err());
         assert!(begun().receive(begin()).is_err());
         assert!(begun().receive(FromAgent::Commit).is_err());
         assert!(begun().receive(FromAgent::Chunk(vec![])).is_err());
@@ -495,7 +353,7 @@ mod tests {
             .for_each(|messages| {
                 let (mut receiver, mut sender) = (begun(), Sender::default());
                 for (kind, bytes) in messages {
-                    let bytes = message(*kind, 8, bytes);
+                    let bytes = message(*kind, 9, bytes);
                     if let Some(message) = again::<FromAgent>(&bytes) {
                         let _ = receiver.receive(message);
                     }

@@ -7,7 +7,8 @@ use filetree::walk::{Attributes, Content, Fingerprint, Found, Segment, Walk};
 use filetree::{Problem, ProblemKind};
 use format::Digest;
 use format::entry::{Entry, Extent};
-use protocol::intake::{MAX_CHUNK, Terms};
+use format::extents::length_of;
+use protocol::intake::{MAX_CHUNK, MAX_RUNS, Terms};
 use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -19,8 +20,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 pub(super) enum Item {
     /// A chunk of the file whose entry follows.
     Chunk(Digest, Vec<u8>),
-    /// An entry with its content; the fingerprint when it may be remembered.
+    /// Where the next bytes of that file are: of a long one not all is held until its entry.
+    Content(Vec<Extent>),
+    /// An entry with the rest of its content; the fingerprint when it may be remembered.
     Entry(Box<Entry>, Option<Fingerprint>),
+    /// No entry follows the content so far.
+    Discard,
     /// A file that is as it was when it had this content, and the right to hold so many runs.
     Unchanged(Box<Found>, Vec<Extent>, OwnedSemaphorePermit),
     /// Something to tell.
@@ -159,7 +164,7 @@ impl Reader {
     fn file(&mut self, found: &Found, settled: bool) -> Result<bool, Gone> {
         let mut content = match found.open() {
             Ok(content) => content,
-            Err(problem) => return self.put(Item::Problem(problem)).map(|()| false),
+            Err(problem) => return self.left_out(problem),
         };
         let mut entry = found.entry.clone();
         entry.size = 0;
@@ -167,27 +172,42 @@ impl Reader {
             match content.segment() {
                 Ok(None) => break,
                 Ok(Some(Segment::Hole { length })) => {
-                    entry.content.push(Extent::Hole { length });
-                    entry.size += length;
+                    self.extend(&mut entry, Extent::Hole { length })?;
                 }
                 Ok(Some(Segment::Data { .. })) => match self.data(&mut content, &mut entry)? {
                     Ok(()) => {}
-                    Err(problem) => return self.put(Item::Problem(problem)).map(|()| false),
+                    Err(problem) => return self.left_out(problem),
                 },
-                Err(problem) => return self.put(Item::Problem(problem)).map(|()| false),
+                Err(problem) => return self.left_out(problem),
             }
         }
         let mut fingerprint = settled.then_some(found.fingerprint);
         if let Some(problem) = content.finish() {
             fingerprint = None;
-            let kept = problem.kind == ProblemKind::Changed;
-            self.put(Item::Problem(problem))?;
-            if !kept {
-                return Ok(false);
+            if problem.kind != ProblemKind::Changed {
+                return self.left_out(problem);
             }
+            self.put(Item::Problem(problem))?;
         }
         self.put(Item::Entry(Box::new(entry), fingerprint))?;
         Ok(true)
+    }
+
+    /// A file that could not be read.
+    fn left_out(&self, problem: Problem) -> Result<bool, Gone> {
+        self.put(Item::Problem(problem))?;
+        self.put(Item::Discard)?;
+        Ok(false)
+    }
+
+    /// Adds what was read to the entry, and passes it on when it is much.
+    fn extend(&self, entry: &mut Entry, extent: Extent) -> Result<(), Gone> {
+        entry.size += length_of(&extent);
+        entry.content.push(extent);
+        if entry.content.len() == MAX_RUNS {
+            self.put(Item::Content(std::mem::take(&mut entry.content)))?;
+        }
+        Ok(())
     }
 
     fn data(
@@ -214,22 +234,17 @@ impl Reader {
             };
             let length = chunk.len();
             self.counters.done.fetch_add(length as u64, Relaxed);
-            entry.size += length as u64;
-            if is_device && chunking::is_zero(chunk) {
+            let extent = if is_device && chunking::is_zero(chunk) {
                 let length = length as u64;
-                match entry.content.last_mut() {
-                    Some(Extent::Hole { length: before }) => *before += length,
-                    _ => entry.content.push(Extent::Hole { length }),
-                }
-                continue;
-            }
-            let digest = self.keys.data(chunk);
-            let item = Item::Chunk(digest, chunk.to_vec());
-            entry.content.push(Extent::Data {
-                digest,
-                length: length as u32,
-            });
-            self.put(item)?;
+                Extent::Hole { length }
+            } else {
+                let digest = self.keys.data(chunk);
+                let item = Item::Chunk(digest, chunk.to_vec());
+                self.put(item)?;
+                let length = length as u32;
+                Extent::Data { digest, length }
+            };
+            self.extend(entry, extent)?;
         }
     }
 }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// Digests in one question.
@@ -37,16 +37,9 @@ const GATHERED: usize = 1 << 18;
 /// With nothing to say for so long, the site is told that we are still here.
 const ALIVE: Duration = Duration::from_secs(30);
 
-enum What {
-    Chunk(Digest, Vec<u8>),
-    Entry(Box<Entry>, Option<Fingerprint>),
-    Unchanged(Box<Found>, Vec<Extent>, OwnedSemaphorePermit),
-    Problem(Problem),
-}
-
 /// Something read that waits for its turn.
 struct Slot {
-    what: What,
+    item: Item,
     /// Digests the site has not answered.
     open: usize,
     /// Digests the site does not know.
@@ -72,6 +65,9 @@ pub(super) struct Sender<S> {
     asked: VecDeque<Vec<u64>>,
     sent: HashSet<Digest>,
     out: Vec<u8>,
+    /// Content that was sent of the entry that follows: all of it, or as much as shows that it is too
+    /// long to be remembered; and its bytes without holes.
+    content: (Vec<Extent>, u64),
     data: u64,
     problems: Vec<String>,
     problem_count: u64,
@@ -102,6 +98,7 @@ impl<S: Stream> Sender<S> {
             asked: VecDeque::new(),
             sent: HashSet::new(),
             out: Vec::new(),
+            content: Default::default(),
             data: 0,
             problems: Vec::new(),
             problem_count: 0,
@@ -200,18 +197,17 @@ impl<S: Stream> Sender<S> {
     fn take(&mut self, item: Item) {
         let number = self.first + self.slots.len() as u64;
         let before = self.batch.len();
-        let what = match item {
+        match &item {
             Item::Chunk(digest, bytes) => {
                 self.held += bytes.len();
-                if !self.sent.contains(&digest) {
-                    self.batch.push((digest, number));
+                if !self.sent.contains(digest) {
+                    self.batch.push((*digest, number));
                 }
-                What::Chunk(digest, bytes)
             }
-            Item::Unchanged(found, extents, held) => {
+            Item::Unchanged(_, extents, _) => {
                 self.unchanged += 1;
                 let mut seen = HashSet::new();
-                for extent in &extents {
+                for extent in extents {
                     if let Extent::Data { digest, .. } = extent
                         && !self.sent.contains(digest)
                         && seen.insert(*digest)
@@ -219,14 +215,12 @@ impl<S: Stream> Sender<S> {
                         self.batch.push((*digest, number));
                     }
                 }
-                What::Unchanged(found, extents, held)
             }
-            Item::Entry(entry, fingerprint) => What::Entry(entry, fingerprint),
-            Item::Problem(problem) => What::Problem(problem),
-        };
+            Item::Content(_) | Item::Entry(..) | Item::Discard | Item::Problem(_) => {}
+        }
         let open = self.batch.len() - before;
         self.slots.push_back(Slot {
-            what,
+            item,
             open,
             unknown: HashSet::new(),
         });
@@ -264,16 +258,14 @@ impl<S: Stream> Sender<S> {
                 break;
             };
             self.first += 1;
-            match slot.what {
-                What::Chunk(digest, bytes) => {
+            match slot.item {
+                Item::Chunk(digest, bytes) => {
                     self.held -= bytes.len();
                     if slot.unknown.contains(&digest) {
                         self.chunk(digest, bytes)?;
                     }
                 }
-                What::Entry(entry, fingerprint) => self.entry(*entry, fingerprint)?,
-                What::Problem(problem) => self.problem(&problem)?,
-                What::Unchanged(found, extents, _held) => {
+                Item::Unchanged(found, extents, _held) => {
                     self.unchanged -= 1;
                     if slot.unknown.is_empty() {
                         let mut entry = found.entry;
@@ -285,6 +277,7 @@ impl<S: Stream> Sender<S> {
                             .await?;
                     }
                 }
+                other => self.pass(other)?,
             }
             if self.out.len() >= GATHERED {
                 self.flush(cancel).await?;
@@ -316,19 +309,29 @@ impl<S: Stream> Sender<S> {
         while let Some(item) = queue.recv().await {
             match item {
                 Item::Chunk(digest, _) if known.contains(&digest) => {}
-                Item::Chunk(digest, bytes) => self.chunk(digest, bytes)?,
-                Item::Entry(entry, fingerprint) => self.entry(*entry, fingerprint)?,
                 Item::Problem(problem) => {
                     self.counters.problems.fetch_add(1, Relaxed);
                     self.problem(&problem)?;
                 }
-                Item::Unchanged(..) => {}
+                other => self.pass(other)?,
             }
             if self.out.len() >= GATHERED {
                 self.flush(cancel).await?;
             }
         }
         Ok(())
+    }
+
+    /// Sends what needs no answer.
+    fn pass(&mut self, item: Item) -> Result<()> {
+        match item {
+            Item::Chunk(digest, bytes) => self.chunk(digest, bytes),
+            Item::Content(extents) => self.content(extents),
+            Item::Entry(entry, fingerprint) => self.entry(*entry, fingerprint),
+            Item::Discard => self.discard(),
+            Item::Problem(problem) => self.problem(&problem),
+            Item::Unchanged(..) => Ok(()),
+        }
     }
 
     fn chunk(&mut self, digest: Digest, bytes: Vec<u8>) -> Result<()> {
@@ -343,11 +346,33 @@ impl<S: Stream> Sender<S> {
         self.put(&FromAgent::Chunk(bytes))
     }
 
-    fn entry(&mut self, entry: Entry, fingerprint: Option<Fingerprint>) -> Result<()> {
+    fn content(&mut self, extents: Vec<Extent>) -> Result<()> {
+        for runs in extents.chunks(MAX_RUNS) {
+            self.put(&FromAgent::Content(runs.iter().map(Run::from).collect()))?;
+        }
+        let (content, data) = &mut self.content;
+        *data += data_of(&extents);
+        if content.is_empty() {
+            *content = extents;
+        } else if content.len() <= cache::MAX_RUNS {
+            content.extend(extents);
+        }
+        Ok(())
+    }
+
+    fn discard(&mut self) -> Result<()> {
+        match std::mem::take(&mut self.content).0.is_empty() {
+            true => Ok(()),
+            false => self.put(&FromAgent::Discard),
+        }
+    }
+
+    fn entry(&mut self, mut entry: Entry, fingerprint: Option<Fingerprint>) -> Result<()> {
         let message = FromAgent::Entry(Box::new((&entry).into()));
         let message = match frame::encode(&message) {
             Ok(message) => message,
             Err(_) => {
+                self.discard()?;
                 let sentence = "has more attributes than a backup holds; it is left out";
                 return self.problem(&Problem {
                     path: entry.path,
@@ -356,11 +381,11 @@ impl<S: Stream> Sender<S> {
                 });
             }
         };
-        for runs in entry.content.chunks(MAX_RUNS) {
-            self.put(&FromAgent::Content(runs.iter().map(Run::from).collect()))?;
-        }
+        self.content(std::mem::take(&mut entry.content))?;
         self.out.extend_from_slice(&message);
-        self.data += data_of(&entry.content);
+        let (content, data) = std::mem::take(&mut self.content);
+        entry.content = content;
+        self.data += data;
         if let (Some(memory), Some(fingerprint)) = (&mut self.memory, fingerprint) {
             memory.add(&entry, &fingerprint);
         }

@@ -5,6 +5,7 @@ use crate::house::House;
 use crate::known::{Chunk, InUse};
 use crate::store::{Datastore, Draft};
 use contract::Error;
+use engine::LongContent;
 use format::entry::{Entry, Extent};
 use format::snapshot::Details;
 use format::{Digest, DigestKeys};
@@ -49,7 +50,7 @@ fn back_up(
     let terms = store.terms(&agent.id)?;
     let keys = DigestKeys::new(&terms.digest_key);
     line.send(&FromSite::Terms(terms))?;
-    let mut receiver = Receiver::new(&agent.id, &house.runs);
+    let mut receiver = Receiver::default();
     let Event::Begin(begin) = receiver.receive(line.expect()?)? else {
         return Err(WireError::Unexpected("no beginning").into());
     };
@@ -65,6 +66,7 @@ fn back_up(
         keys,
         known,
         draft,
+        content: LongContent::default(),
         lately: Default::default(),
     };
     loop {
@@ -74,7 +76,10 @@ fn back_up(
                 line.send(&FromSite::Known(answer))?;
             }
             Event::Chunk(bytes) => intake.chunk(&bytes)?,
+            Event::Content(extents) => intake.content(extents)?,
             Event::Entry(entry) => intake.entry(*entry)?,
+            // what was stored of it nothing refers to, and a collection removes
+            Event::Discard => intake.content = LongContent::default(),
             Event::Problem(problem) => intake.draft.problem(&problem.path, &problem.text),
             Event::Alive => {}
             Event::Commit => return intake.commit(house, &begin.run, line.read.count()),
@@ -107,6 +112,8 @@ struct Intake {
     keys: DigestKeys,
     known: InUse,
     draft: Draft,
+    /// Of the entry that follows.
+    content: LongContent,
     lately: [HashMap<Digest, Chunk>; 2],
 }
 
@@ -154,8 +161,8 @@ impl Intake {
         Ok(())
     }
 
-    fn entry(&mut self, mut entry: Entry) -> Result<(), Ended> {
-        for extent in &mut entry.content {
+    fn content(&mut self, mut extents: Vec<Extent>) -> Result<(), Ended> {
+        for extent in &mut extents {
             let Extent::Data { digest, length } = extent else {
                 continue;
             };
@@ -171,8 +178,12 @@ impl Intake {
             self.known.distrust();
             return Err(WireError::Unexpected(why).into());
         }
-        self.draft.add_entry(&entry)?;
-        Ok(())
+        Ok(self.draft.extend(&mut self.content, extents)?)
+    }
+
+    fn entry(&mut self, mut entry: Entry) -> Result<(), Ended> {
+        let content = std::mem::take(&mut self.content);
+        Ok(self.draft.add_entry(&mut entry, content)?)
     }
 
     fn commit(self, house: &Arc<House>, run: &str, wire: u64) -> Result<Committed, Ended> {
