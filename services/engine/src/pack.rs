@@ -15,9 +15,8 @@ const WRITE_SIZE: usize = 1 << 20;
 /// something for each, and of more the index would not look into the footer ([`crate::index`], near).
 const MOST_FRAMES: usize = 20_000;
 
-/// A pack of metadata is closed at a fourth of a data pack's length: all references in it are in
-/// memory when it enters the index.
-const METADATA_SHARE: u32 = 4;
+/// A pack of metadata is closed at so many references: all of them are in memory when it enters the index.
+const MOST_REFERENCES: u64 = 100_000;
 
 pub(crate) struct OpenPack {
     core: Arc<Core>,
@@ -27,6 +26,7 @@ pub(crate) struct OpenPack {
     buffer: Vec<u8>,
     written: u64,
     records: Vec<Record>,
+    references: u64,
     named: bool,
 }
 
@@ -55,6 +55,7 @@ impl OpenPack {
             file,
             written: 0,
             records: Vec::new(),
+            references: 0,
             named: false,
         })
     }
@@ -64,13 +65,14 @@ impl OpenPack {
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        let refers = self.records.first().is_some_and(|r| r.kind.has_refs());
-        let size = self.core.options.pack_size / if refers { METADATA_SHARE } else { 1 };
-        self.length() >= size.into() || self.records.len() >= MOST_FRAMES
+        self.length() >= self.core.options.pack_size.into()
+            || self.records.len() >= MOST_FRAMES
+            || self.references >= MOST_REFERENCES
     }
 
     pub(crate) fn append(&mut self, header: &Header, raw: &[u8]) -> Result<()> {
         self.records.push(Record::of(header, self.length() as u32));
+        self.references += u64::from(header.ref_count);
         self.buffer.extend_from_slice(raw);
         if self.buffer.len() >= WRITE_SIZE {
             self.write_out()?;

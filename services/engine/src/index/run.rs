@@ -125,7 +125,8 @@ impl<'a> Builder<'a> {
             filling: ([0; BLOCK], 0),
             filter: Pages::new(file, 1),
             leaves: Pages::new(file, first_leaf),
-            fences: Vec::new(),
+            // grown step by step it would be in memory twice
+            fences: Vec::with_capacity(most.div_ceil(ROWS_OF_PAGE as u64) as usize),
             rows: 0,
             last: None,
         }
