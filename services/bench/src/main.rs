@@ -2,6 +2,7 @@
 
 mod corpus;
 mod figures;
+mod fresh;
 mod limits;
 mod machine;
 mod measure;
@@ -102,9 +103,16 @@ fn run(arguments: &Arguments) -> Result<()> {
     corpus::remove(&work)?;
     std::fs::create_dir_all(&work)?;
     let machine = machine::Machine::look(workspace)?;
+    let may_mount = fresh::may_mount();
     let measured = (|| {
         let results = match arguments.command {
-            Command::All => Some(rounds::run(&corpus, &tools, &work, arguments.runs)?),
+            Command::All => Some(rounds::run(
+                &corpus,
+                &tools,
+                &work,
+                arguments.runs,
+                may_mount,
+            )?),
             _ => None,
         };
         let limits = limits::run(&corpus, ours, &work, arguments.runs)?;
@@ -120,6 +128,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         absent: &absent,
         limits,
         runs: arguments.runs,
+        may_mount,
     };
     let Some(results) = results else {
         print!("{}", report.limits());

@@ -18,6 +18,8 @@ pub(crate) struct Report<'a> {
     pub(crate) absent: &'a [String],
     pub(crate) limits: Limits,
     pub(crate) runs: u8,
+    /// Whether restores had a file system of their own.
+    pub(crate) may_mount: bool,
 }
 
 impl Report<'_> {
@@ -76,7 +78,13 @@ impl Report<'_> {
             Wanted::AtMost(0.95),
         );
         out += &target(
-            "restore, wall",
+            "restore to memory, wall",
+            &of(Step::RestoreInMemory, wall),
+            "s",
+            Wanted::AtLeast(2.0),
+        );
+        out += &target(
+            "restore to the disk, wall",
             &of(Step::Restore, wall),
             "s",
             Wanted::AtLeast(2.0),
@@ -169,7 +177,7 @@ impl Report<'_> {
             "\n## Conditions\n\n{}, commit {}: {} cores of {}, {:.1} GB of memory, {}, Linux {}, {}. \
              Runs: {}, the tools taking turns at each step, another first in each run; source and repository \
              in the page cache, everything written out beforehand; each step ends when all it wrote is on the disk \
-             (`sync -f`), which not every tool waits for itself; all cores; encryption on. Each restore had the \
+             (`sync -f`), which not every tool waits for itself; all cores; encryption on. Restores go to {}. Each had the \
              content of its source by `diff -r`; owners, modes, times and attributes that differed: {}.\n\nThe corpus: {} files, {:.2} GB, of which {:.2} GB are no holes; \
              rates are of the former. What it is made of and how it changes: services/bench/src/corpus/mod.rs. Packages: ",
             m.date,
@@ -181,6 +189,11 @@ impl Report<'_> {
             m.kernel,
             m.filesystem,
             self.runs,
+            match self.may_mount {
+                true =>
+                    "an ext4 that is made for each of them, its image on the disk or in a tmpfs",
+                false => "the file system of the repositories, for only root can make others",
+            },
             unlike,
             size.files,
             size.logical as f64 / 1e9,
@@ -209,7 +222,8 @@ impl Report<'_> {
             Step::First => ("First backup", Some(0)),
             Step::Unchanged => ("Unchanged backup", None),
             Step::Second => ("Backup of the second generation", Some(1)),
-            Step::Restore => ("Restore of the second generation", Some(1)),
+            Step::Restore => ("Restore of the second generation, to the disk", Some(1)),
+            Step::RestoreInMemory => ("Restore of the second generation, to memory", Some(1)),
             Step::Verify => ("Verify, reading all data", None),
             Step::Prune => (
                 "Forget the first generation, and free what only it had",
@@ -226,7 +240,7 @@ impl Report<'_> {
                     samples,
                     generation.map(|g: usize| results.logical[g]),
                 ),
-                None => format!("| {} | has none | | | | | |\n", tool.name),
+                None => format!("| {} | not measured | | | | | |\n", tool.name),
             };
         }
         if step == Step::First {
@@ -293,11 +307,11 @@ impl Report<'_> {
                 .into_iter()
                 .filter(|step| !results.samples.contains_key(&(tool.name, *step)))
             {
-                out += &format!(
-                    "- {} of {}: it has no command for it.\n",
-                    step.name(),
-                    tool.name
-                );
+                let why = match step {
+                    Step::RestoreInMemory => "only root can mount a file system for it",
+                    _ => "it has no command for it",
+                };
+                out += &format!("- {} of {}: {why}.\n", step.name(), tool.name);
             }
         }
         out + "- Other releases of restic and borg than Debian's. Kopia, and Proxmox Backup Server: no registry used here has them.\n\

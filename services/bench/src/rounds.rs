@@ -1,6 +1,7 @@
 //! All steps by all tools, several times over, the tools taking turns at each step.
 
 use crate::corpus::{Corpus, remove};
+use crate::fresh::{Fresh, Medium};
 use crate::measure::{self, Sample, size, visit};
 use crate::tools::{Step, Tool};
 use anyhow::{Result, bail};
@@ -27,7 +28,13 @@ pub(crate) struct Results {
 ///
 /// # Errors
 /// A tool failed, or restored something else than what it had backed up.
-pub(crate) fn run(corpus: &Corpus, tools: &[Tool], work: &Path, runs: u8) -> Result<Results> {
+pub(crate) fn run(
+    corpus: &Corpus,
+    tools: &[Tool],
+    work: &Path,
+    runs: u8,
+    may_mount: bool,
+) -> Result<Results> {
     let mut results = Results::default();
     let source = work.join("source");
     for run in 0..runs {
@@ -50,8 +57,19 @@ pub(crate) fn run(corpus: &Corpus, tools: &[Tool], work: &Path, runs: u8) -> Res
                 let Some(script) = tool.script(step) else {
                     continue;
                 };
+                let medium = step.target();
+                if medium == Some(Medium::Memory) && !may_mount {
+                    continue;
+                }
+                if medium.is_some() {
+                    fs::create_dir_all(tool.target(work))?;
+                }
+                let _fresh = medium
+                    .filter(|_| may_mount)
+                    .map(|medium| Fresh::make(&tool.target(work), medium))
+                    .transpose()?;
                 let sample = one(tool, step, script, work)?;
-                if step == Step::Restore {
+                if medium.is_some() {
                     let unlike = compare(tool, work)?;
                     results.unlike.insert(tool.name, unlike);
                 }
@@ -79,8 +97,7 @@ pub(crate) fn run(corpus: &Corpus, tools: &[Tool], work: &Path, runs: u8) -> Res
                         .push(bytes as f64);
                 }
             }
-            // not before all have restored: ext4 is slow to make files where others were removed in the
-            // five minutes before
+            // not before all have restored: where nothing can be mounted they do so to one file system
             remove(&work.join("targets"))?;
         }
     }
@@ -93,14 +110,14 @@ pub(crate) fn run(corpus: &Corpus, tools: &[Tool], work: &Path, runs: u8) -> Res
 /// # Errors
 /// As [`run`].
 pub(crate) fn one(tool: &Tool, step: Step, script: &str, work: &Path) -> Result<Sample> {
-    if step == Step::Restore {
-        fs::create_dir_all(tool.target(work))?;
-    } else {
+    let restores = step.target().is_some();
+    if !restores {
         warm(&work.join("source"))?;
     }
     warm(&tool.state(work))?;
     nix::unistd::syncfs(File::open(work)?)?;
-    let mut command = tool.command(work, &format!("{script}\nsync -f \"$STATE\""));
+    let written = if restores { "$TARGET" } else { "$STATE" };
+    let mut command = tool.command(work, &format!("{script}\nsync -f \"{written}\""));
     command.env("NAME", step.name());
     measure::run(&mut command, &work.join("output"))
 }

@@ -4,6 +4,7 @@
 //! is `data`, an empty `$TARGET`, `$STATE` for what they keep, with the repository in `$STATE/repo`,
 //! and for each backup a `$NAME`.
 
+use crate::fresh::Medium;
 use crate::measure::quietly;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,19 +16,30 @@ pub(crate) enum Step {
     Unchanged,
     Second,
     Restore,
+    RestoreInMemory,
     Verify,
     Prune,
 }
 
 impl Step {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::First,
         Self::Unchanged,
         Self::Second,
         Self::Restore,
+        Self::RestoreInMemory,
         Self::Verify,
         Self::Prune,
     ];
+
+    /// What it restores to, if that is what it does.
+    pub(crate) fn target(self) -> Option<Medium> {
+        match self {
+            Self::Restore => Some(Medium::Disk),
+            Self::RestoreInMemory => Some(Medium::Memory),
+            _ => None,
+        }
+    }
 
     /// The name of the snapshot it makes, and of its row.
     pub(crate) fn name(self) -> &'static str {
@@ -36,6 +48,7 @@ impl Step {
             Self::Unchanged => "unchanged",
             Self::Second => "second",
             Self::Restore => "restore",
+            Self::RestoreInMemory => "in memory",
             Self::Verify => "verify",
             Self::Prune => "prune",
         }
@@ -64,7 +77,7 @@ impl Tool {
     pub(crate) fn script(&self, step: Step) -> Option<&'static str> {
         match step {
             Step::First | Step::Unchanged | Step::Second => Some(self.backup),
-            Step::Restore => Some(self.restore),
+            Step::Restore | Step::RestoreInMemory => Some(self.restore),
             Step::Verify => self.verify,
             Step::Prune => self.prune,
         }

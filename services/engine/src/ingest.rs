@@ -27,9 +27,10 @@ use crate::progress::Progress;
 use crate::queue::Queue;
 use format::Digest;
 use format::frame::{Draft, Frame, Header, Kind};
+use parking_lot::Condvar;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 /// What workers do.
@@ -80,7 +81,7 @@ struct Shared {
     queue: Queue<Job>,
     data: Mutex<Option<OpenPack>>,
     metadata: Mutex<Option<OpenPack>>,
-    flow: Mutex<Flow>,
+    flow: parking_lot::Mutex<Flow>,
     changed: Condvar,
     /// Frames that refer to others, so far.
     taken: AtomicU64,
@@ -102,7 +103,7 @@ impl Ingest {
             queue,
             data: Mutex::default(),
             metadata: Mutex::default(),
-            flow: Mutex::default(),
+            flow: Default::default(),
             changed: Condvar::new(),
             taken: AtomicU64::new(0),
             broken: AtomicBool::new(false),
@@ -331,7 +332,7 @@ impl Shared {
     }
 
     fn known(&self, digest: &Digest) -> Result<bool> {
-        Ok(locked(&self.flow).pending.contains(digest) || self.core.index.usable(digest)?)
+        Ok(self.flow.lock().pending.contains(digest) || self.core.index.usable(digest)?)
     }
 
     /// Takes on storing this data chunk, unless it is stored or on its way; gives the number of
@@ -340,7 +341,7 @@ impl Shared {
         if self.known(digest)? {
             return Ok(None);
         }
-        let mut flow = locked(&self.flow);
+        let mut flow = self.flow.lock();
         if !flow.pending.insert(*digest) {
             return Ok(None);
         }
@@ -353,7 +354,7 @@ impl Shared {
     /// Refuses a metadata frame that refers to what is not there.
     fn require(&self, digest: &Digest, refs: &[Digest]) -> Result<()> {
         for missing in refs {
-            let there = locked(&self.flow).pending.contains(missing);
+            let there = self.flow.lock().pending.contains(missing);
             if !there && !self.core.index.lean_on(missing)? {
                 return Err(Error::Incomplete {
                     name: frame_name(digest),
@@ -365,7 +366,7 @@ impl Shared {
     }
 
     fn failure(&self) -> Error {
-        match &locked(&self.flow).failed {
+        match &self.flow.lock().failed {
             Some(error) => Error::Stopped(error.clone()),
             None => Error::Cancelled,
         }
@@ -379,7 +380,7 @@ impl Shared {
                 other => Arc::new(other),
             };
             // the reason first: whoever sees that it is broken asks for it
-            let first = locked(&self.flow).failed.get_or_insert(error).clone();
+            let first = self.flow.lock().failed.get_or_insert(error).clone();
             self.broken.store(true, Ordering::Release);
             self.queue.close();
             self.changed.notify_all();
@@ -476,7 +477,7 @@ impl Shared {
             self.append_to(&mut lane, header, raw)?
                 .map(|pack| (self.begin_seal(), pack))
         };
-        locked(&self.flow).jobs.remove(&job);
+        self.flow.lock().jobs.remove(&job);
         self.changed.notify_all();
         Ok(full)
     }
@@ -490,7 +491,7 @@ impl Shared {
     ) -> Result<()> {
         self.taken.fetch_add(1, Ordering::AcqRel);
         let full = self.append_to(lane, header, raw)?;
-        locked(&self.flow).pending.insert(header.digest);
+        self.flow.lock().pending.insert(header.digest);
         let Some(pack) = full else { return Ok(()) };
         self.flush_data()?;
         self.seal(pack)
@@ -521,7 +522,7 @@ impl Shared {
     }
 
     fn begin_seal(&self) -> u64 {
-        let mut flow = locked(&self.flow);
+        let mut flow = self.flow.lock();
         let number = flow.next_seal;
         flow.next_seal += 1;
         flow.seals.insert(number);
@@ -530,7 +531,7 @@ impl Shared {
 
     fn seal_data(&self, number: u64, pack: OpenPack) -> Result<()> {
         self.seal(pack)?;
-        locked(&self.flow).seals.remove(&number);
+        self.flow.lock().seals.remove(&number);
         self.changed.notify_all();
         Ok(())
     }
@@ -539,7 +540,7 @@ impl Shared {
     fn seal(&self, pack: OpenPack) -> Result<()> {
         let (id, records) = pack.seal()?;
         self.core.index.add_pack(id, &records, 0)?;
-        let mut flow = locked(&self.flow);
+        let mut flow = self.flow.lock();
         records.iter().for_each(|record| {
             flow.pending.remove(&record.digest);
         });
@@ -549,7 +550,7 @@ impl Shared {
     /// Returns when all data put before is durable and in the index.
     fn flush_data(&self) -> Result<()> {
         self.alive()?;
-        let jobs_before = locked(&self.flow).next_job;
+        let jobs_before = self.flow.lock().next_job;
         self.wait(|flow| flow.jobs.first().is_none_or(|first| *first >= jobs_before))?;
         let last = locked(&self.data)
             .take()
@@ -557,7 +558,7 @@ impl Shared {
         if let Some((number, pack)) = last {
             self.guarded(|| self.seal_data(number, pack))?;
         }
-        let seals_before = locked(&self.flow).next_seal;
+        let seals_before = self.flow.lock().next_seal;
         self.wait(|flow| {
             flow.seals
                 .first()
@@ -566,12 +567,9 @@ impl Shared {
     }
 
     fn wait(&self, done: impl Fn(&Flow) -> bool) -> Result<()> {
-        let flow = self
-            .changed
-            .wait_while(locked(&self.flow), |flow| {
-                flow.failed.is_none() && !done(flow)
-            })
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut flow = self.flow.lock();
+        self.changed
+            .wait_while(&mut flow, |flow| flow.failed.is_none() && !done(flow));
         match &flow.failed {
             Some(error) => Err(Error::Stopped(error.clone())),
             None => Ok(()),

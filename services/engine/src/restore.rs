@@ -103,7 +103,8 @@ impl Store {
         };
         let mut entries = self.entries(id, below)?;
         std::thread::scope(|scope| {
-            for _ in 0..self.core.options.threads.max(1) {
+            // this thread makes the entries, and reads as well where these come faster
+            for _ in 1..self.core.options.threads.max(2) {
                 scope.spawn(|| work.read_all());
             }
             let _ending = Ending(&work);
@@ -150,8 +151,13 @@ impl<F: TargetFile> Work<'_, F> {
                 at: from,
                 extents,
             };
-            if !stretch.extents.is_empty() && self.queue.push(stretch).is_err() {
+            if stretch.extents.is_empty() {
                 break;
+            }
+            match self.queue.push_or_pop(stretch) {
+                Ok(None) => {}
+                Ok(Some(other)) => self.read_one(other),
+                Err(_) => break,
             }
         }
         release(open);
@@ -159,14 +165,18 @@ impl<F: TargetFile> Work<'_, F> {
     }
 
     fn read_all(&self) {
-        while let Some(Stretch { open, at, extents }) = self.queue.pop() {
-            let read = catch_unwind(AssertUnwindSafe(|| self.read(&open.file, at, &extents)));
-            // a panic is no worse than a chunk that cannot be read
-            if let Err(error) = read.unwrap_or(Err(Error::Cancelled)) {
-                open.file.lost(error);
-            }
-            release(open);
+        while let Some(stretch) = self.queue.pop() {
+            self.read_one(stretch);
         }
+    }
+
+    fn read_one(&self, Stretch { open, at, extents }: Stretch<F>) {
+        let read = catch_unwind(AssertUnwindSafe(|| self.read(&open.file, at, &extents)));
+        // a panic is no worse than a chunk that cannot be read
+        if let Err(error) = read.unwrap_or(Err(Error::Cancelled)) {
+            open.file.lost(error);
+        }
+        release(open);
     }
 
     fn read(&self, file: &F, mut at: u64, extents: &[Extent]) -> Result<(), Error> {

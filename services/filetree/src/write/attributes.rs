@@ -1,7 +1,6 @@
 //! Gives an object its owner, extended attributes, mode and time.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::PoisonError;
 
 use format::entry::{Entry, Kind};
 use rustix::fs::{
@@ -105,11 +104,7 @@ impl Shared {
 
     /// Removes what the object has from its directory's default ACL, or from before.
     fn drop_inherited(&self, fd: BorrowedFd<'_>, entry: &Entry) {
-        let there = self
-            .xattrs
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .read(Place::Open(fd));
+        let there = self.xattrs.lock().read(Place::Open(fd));
         for there in there.unwrap_or_default() {
             let kept = entry.xattrs.iter().any(|x| x.name == there.name);
             // security.* is the system's to give, as a label is

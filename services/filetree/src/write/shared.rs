@@ -8,9 +8,9 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use parking_lot::{Condvar, Mutex};
 use rustix::fs::{Mode, openat, syncfs};
 use rustix::io::{self, Errno};
 
@@ -113,21 +113,17 @@ impl Shared {
         })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Waits until something holds; an error is what stops the restore meanwhile.
     pub(super) fn wait_until(&self, holds: impl Fn(&State) -> bool) -> Result<(), WriteError> {
         let waits = |state: &mut State| !state.stopped && !holds(state);
-        let state = self.changed.wait_while(self.state(), waits);
-        let mut state = state.unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
+        self.changed.wait_while(&mut state, waits);
         state.stop.take().map_or(Ok(()), Err)
     }
 
     /// Whether something holds now.
     pub(super) fn is(&self, holds: impl Fn(&State) -> bool) -> bool {
-        holds(&self.state())
+        holds(&self.state.lock())
     }
 
     /// What stops the restore, told once.
@@ -136,27 +132,27 @@ impl Shared {
     }
 
     pub(super) fn open_file(&self, number: u64, path: &[u8]) {
-        self.state().open.insert(number, path.to_vec());
+        self.state.lock().open.insert(number, path.to_vec());
     }
 
     /// Nothing of this path is to be linked to.
     pub(super) fn lose(&self, path: &[u8]) {
-        self.state().lost.insert(hash(path));
+        self.state.lock().lost.insert(hash(path));
     }
 
     pub(super) fn close_file(&self, number: u64) {
-        self.state().open.remove(&number);
+        self.state.lock().open.remove(&number);
         self.changed.notify_all();
     }
 
     pub(super) fn count_entry(&self) {
-        self.state().report.entries += 1;
+        self.state.lock().report.entries += 1;
     }
 
     pub(super) fn count_bytes(&self, bytes: u64) {
         let before = self.written.fetch_add(bytes, Ordering::Relaxed);
         if before / SYNC_EVERY != (before + bytes) / SYNC_EVERY
-            && let Some(sync) = &*self.sync.lock().unwrap_or_else(PoisonError::into_inner)
+            && let Some(sync) = &*self.sync.lock()
         {
             // one that waits already is as good
             let _ = sync.due.try_send(());
@@ -165,11 +161,7 @@ impl Shared {
 
     /// Waits until the disk is not worked on any more.
     pub(super) fn end_sync(&self) {
-        let sync = self
-            .sync
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let sync = self.sync.lock().take();
         if let Some(Sync { due, thread }) = sync {
             drop(due);
             // it does nothing that panics
@@ -181,7 +173,7 @@ impl Shared {
     pub(super) fn report(&self) -> Report {
         Report {
             bytes: self.written.load(Ordering::Relaxed),
-            ..self.state().report.clone()
+            ..self.state.lock().report.clone()
         }
     }
 
@@ -200,7 +192,7 @@ impl Shared {
     /// The same where nobody is there to take it: it stops the writer.
     pub(super) fn settle_later(&self, done: Result<(), Failure>) {
         if let Err(error) = self.settle(done) {
-            let mut state = self.state();
+            let mut state = self.state.lock();
             state.stop.get_or_insert(error);
             state.stopped = true;
             self.changed.notify_all();
@@ -208,7 +200,7 @@ impl Shared {
     }
 
     pub(super) fn tell(&self, problem: Problem) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let bytes = state.told_bytes + problem.path.len() + problem.sentence.len();
         if state.report.problems.len() < MAX_PROBLEMS && bytes <= MAX_PROBLEM_BYTES {
             state.told_bytes = bytes;
@@ -220,7 +212,7 @@ impl Shared {
 
     /// Whether this is said the first time.
     pub(super) fn is_new(&self, what: &str) -> bool {
-        self.state().told.insert(what.to_string())
+        self.state.lock().told.insert(what.to_string())
     }
 
     /// Tells apart what stops one entry and what stops all.
