@@ -119,6 +119,15 @@ pub(crate) fn size(bytes: u64) -> String {
     format!("{scaled:.2} PB")
 }
 
+/// How many there are of what: `1 entry`, `2 entries`.
+pub(crate) fn count(number: u64, noun: &str) -> String {
+    match (number, noun.strip_suffix('y')) {
+        (1, _) => format!("1 {noun}"),
+        (_, Some(stem)) => format!("{number} {stem}ies"),
+        _ => format!("{number} {noun}s"),
+    }
+}
+
 /// Unix seconds as local time to the second.
 pub(crate) fn time(seconds: i64) -> String {
     jiff::Timestamp::from_second(seconds).map_or_else(
@@ -188,6 +197,13 @@ mod tests {
                 "0 B", "999 B", "1.00 kB", "12.3 kB", "1.00 MB", "40.0 MB", "3.74 GB"
             ]
         );
+    }
+
+    #[test]
+    fn one_is_not_many() {
+        let shown =
+            [(0, "chunk"), (1, "chunk"), (1, "entry"), (2, "entry")].map(|(n, of)| count(n, of));
+        assert_eq!(shown, ["0 chunks", "1 chunk", "1 entry", "2 entries"]);
     }
 
     #[test]

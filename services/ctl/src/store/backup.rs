@@ -103,15 +103,15 @@ impl Backup {
             || {
                 println!("Snapshot {}", clear.id);
                 println!(
-                    "{} entries, {} in {seconds:.1} s; {} new, {} stored ({})",
-                    clear.entries,
+                    "{}, {} in {seconds:.1} s; {} new, {} stored ({})",
+                    show::count(clear.entries, "entry"),
                     show::size(clear.logical),
                     show::size(clear.unique),
                     show::size(clear.stored),
                     ratio(clear.logical, clear.stored),
                 );
                 if problem_count > 0 {
-                    eprintln!("{problem_count} problems:");
+                    eprintln!("{}:", show::count(problem_count, "problem"));
                     tell(&problems, problem_count);
                 }
             },

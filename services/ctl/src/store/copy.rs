@@ -54,13 +54,14 @@ impl Copy {
             }),
             || {
                 println!(
-                    "{} snapshots copied to {}, {present} there already; {frames} frames, {} in {seconds:.1} s",
-                    snapshots.len(),
+                    "{} copied to {}, {present} there already; {}, {} in {seconds:.1} s",
+                    show::count(snapshots.len() as u64, "snapshot"),
                     self.target.display(),
+                    show::count(frames, "frame"),
                     show::size(bytes),
                 );
                 if count > 0 {
-                    eprintln!("{count} snapshots are not copied:");
+                    eprintln!("{} not copied:", show::count(count, "snapshot"));
                     tell(&problems, count);
                 }
             },

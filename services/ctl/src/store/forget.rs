@@ -41,7 +41,10 @@ impl Forget {
         }
         store.forget(&ids)?;
         answer(json, json!({ "forgotten": texts(&ids) }), || {
-            println!("{} forgotten; {NEXT}.", snapshots(ids.len()));
+            println!(
+                "{} forgotten; {NEXT}.",
+                show::count(ids.len() as u64, "snapshot")
+            );
         })?;
         Ok(Outcome::Done)
     }
@@ -49,13 +52,6 @@ impl Forget {
 
 fn texts(ids: &[SnapshotId]) -> Vec<String> {
     ids.iter().map(ToString::to_string).collect()
-}
-
-fn snapshots(count: usize) -> String {
-    format!(
-        "{count} {}",
-        if count == 1 { "snapshot" } else { "snapshots" }
-    )
 }
 
 /// Which snapshots to keep of each group; what no rule keeps is forgotten.
@@ -130,7 +126,7 @@ impl Prune {
                 };
                 let header = ["SNAPSHOT", "TIME", "GROUP ID", "KEPT BY"];
                 show::table(&header, &judged.iter().map(row).collect::<Vec<_>>());
-                let (count, kept) = (snapshots(ids.len()), kept.len());
+                let (count, kept) = (show::count(ids.len() as u64, "snapshot"), kept.len());
                 if self.dry_run {
                     println!("{count} would be forgotten, {kept} kept.");
                 } else {
@@ -215,12 +211,12 @@ pub(super) fn gc(dir: &Path, dry_run: bool, json: bool) -> Result<Outcome> {
                 if done.more { "at least " } else { "" },
             );
             println!(
-                "{least}{} chunks ({}) are needed by no snapshot; {least}{} {would}freed, {} {would}copied out of {} packs; {} of garbage stay in packs that are mostly needed",
-                done.chunks,
+                "{least}{} ({}) needed by no snapshot; {least}{} {would}freed, {} {would}copied out of {}; {} of garbage left in packs that are mostly needed",
+                show::count(done.chunks, "chunk"),
                 show::size(done.bytes),
                 show::size(done.freed),
                 show::size(done.copied),
-                done.packs,
+                show::count(done.packs, "pack"),
                 show::size(done.left),
             );
             tell(&done.findings, done.findings.len() as u64);

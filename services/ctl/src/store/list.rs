@@ -54,7 +54,8 @@ impl Snapshots {
                         .collect::<Vec<_>>(),
                 );
                 if !bad.is_empty() {
-                    eprintln!("{} snapshots cannot be read:", bad.len());
+                    let count = show::count(bad.len() as u64, "snapshot");
+                    eprintln!("{count} cannot be read:");
                     tell(&bad, bad.len() as u64);
                 }
             },
@@ -143,8 +144,9 @@ impl Verify {
                     stored => report.bytes as f64 / stored as f64 * 100.0,
                 };
                 println!(
-                    "{} frames in {packs} packs, {} ({read:.1} %) read{}",
-                    report.frames,
+                    "{} in {}, {} ({read:.1} %) read{}",
+                    show::count(report.frames, "frame"),
+                    show::count(packs, "pack"),
                     show::size(report.bytes),
                     if store.is_unlocked() {
                         " and opened"
@@ -153,10 +155,10 @@ impl Verify {
                     },
                 );
                 println!(
-                    "{} chunks damaged, {} missing, {} snapshots affected",
-                    report.damaged.len(),
+                    "{} damaged, {} missing, {} affected",
+                    show::count(report.damaged.len() as u64, "chunk"),
                     report.missing.len(),
-                    report.snapshots.len()
+                    show::count(report.snapshots.len() as u64, "snapshot")
                 );
                 tell(&report.findings, report.finding_count);
             },
@@ -173,8 +175,8 @@ pub(super) fn recover(dir: &Path, json: bool) -> Result<Outcome> {
         json!({ "chunks": totals.chunks, "unique": totals.unique, "stored": totals.stored }),
         || {
             println!(
-                "The index is made anew: {} chunks, {} stored. `strongroom store verify` reads them all.",
-                totals.chunks,
+                "The index is made anew: {}, {} stored. `strongroom store verify` reads all of it.",
+                show::count(totals.chunks, "chunk"),
                 show::size(totals.stored)
             );
         },

@@ -85,21 +85,22 @@ impl Repair {
                     println!("The index was made anew.");
                 }
                 println!(
-                    "{} things found; {frames} frames, {} stored anew, {} snapshots whole again, in {seconds:.1} s",
-                    report.finding_count,
+                    "{} found; {}, {} stored anew, {} whole again, in {seconds:.1} s",
+                    show::count(report.finding_count, "thing"),
+                    show::count(frames, "frame"),
                     show::size(bytes),
-                    healed.len()
+                    show::count(healed.len() as u64, "snapshot")
                 );
                 if let (false, Some(from)) = (elsewhere.is_empty(), &self.from) {
                     println!(
-                        "{} snapshots are only in {from}; if they were lost here, `strongroom store copy {from} {}` brings them.",
-                        elsewhere.len(),
+                        "{} only in {from}: what was lost here `strongroom store copy {from} {}` brings.",
+                        show::count(elsewhere.len() as u64, "snapshot"),
                         self.dir.display(),
                         from = from.display(),
                     );
                 }
                 if count > 0 {
-                    eprintln!("{count} things are not healed:");
+                    eprintln!("{} not healed:", show::count(count, "thing"));
                     tell(&problems, count);
                 }
             },

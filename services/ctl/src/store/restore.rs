@@ -69,16 +69,17 @@ impl Restore {
             }),
             || {
                 println!(
-                    "{} entries, {} restored to {} in {seconds:.1} s",
-                    report.entries,
+                    "{}, {} restored to {} in {seconds:.1} s",
+                    show::count(report.entries, "entry"),
                     show::size(report.bytes),
                     self.target.display()
                 );
                 if let Some((files, bytes)) = reread {
-                    println!("{files} files, {} read again", show::size(bytes));
+                    let files = show::count(files, "file");
+                    println!("{files}, {} read again", show::size(bytes));
                 }
                 if count > 0 {
-                    eprintln!("{count} problems:");
+                    eprintln!("{}:", show::count(count, "problem"));
                     tell(&problems, count);
                 }
             },

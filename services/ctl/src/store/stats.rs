@@ -54,9 +54,9 @@ impl Stats {
                 println!("Snapshots {}", snapshots.len());
                 println!("Logical   {}", show::size(logical));
                 println!(
-                    "Unique    {} in {} chunks",
+                    "Unique    {} in {}",
                     show::size(totals.unique),
-                    totals.chunks
+                    show::count(totals.chunks, "chunk")
                 );
                 println!(
                     "Stored    {} ({})",
@@ -73,8 +73,8 @@ impl Stats {
                 show::table(&header, &rows);
                 if !unreadable.is_empty() {
                     eprintln!(
-                        "{} snapshots cannot be read and are not counted; run `strongroom store verify`",
-                        unreadable.len()
+                        "{} unreadable and not counted; run `strongroom store verify`",
+                        show::count(unreadable.len() as u64, "snapshot")
                     );
                 }
             },

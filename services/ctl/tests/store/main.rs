@@ -272,12 +272,12 @@ fn damage_is_found_without_a_key_and_restored_around() {
     fs::write(&largest, &bytes).unwrap();
     let restore = ["restore", "s", "--key-file", "k", id, "back"];
     let (_, error) = bench.ends(&restore, 1);
-    assert!(error.contains("1 problems:\n  large: chunk "), "{error}");
+    assert!(error.contains("1 problem:\n  large: chunk "), "{error}");
     assert_eq!(fs::read_to_string(bench.at("back/small")).unwrap(), "kept");
     assert!(!bench.at("back/large").exists());
     let (out, error) = bench.ends(&["verify", "s"], 1);
     assert!(
-        out.contains("1 chunks damaged, 0 missing, 1 snapshots affected"),
+        out.contains("1 chunk damaged, 0 missing, 1 snapshot affected"),
         "{out}"
     );
     assert!(

@@ -12,7 +12,7 @@ mod serve;
 mod tests;
 mod tree;
 
-use super::{Outcome, Unlocked, answer, outcome, path_json, tell};
+use super::{Outcome, Unlocked, answer, outcome, path_json, show, tell};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use fuser::{Config, MountOption, Session, SessionACL};
@@ -74,12 +74,14 @@ impl Mount {
                 json!({ "mountpoint": path_json(place), "snapshots": count, "unreadable": bad }),
                 || {
                     println!(
-                        "{count} snapshots in {} groups at {}; Ctrl-C or `umount` ends it.",
-                        tree.groups(),
+                        "{} in {} at {}; Ctrl-C or `umount` ends it.",
+                        show::count(count as u64, "snapshot"),
+                        show::count(tree.groups() as u64, "group"),
                         self.mountpoint.display()
                     );
                     if !bad.is_empty() {
-                        eprintln!("{} snapshots cannot be read:", bad.len());
+                        let count = show::count(bad.len() as u64, "snapshot");
+                        eprintln!("{count} cannot be read:");
                         tell(&bad, bad.len() as u64);
                     }
                 },
