@@ -1,7 +1,7 @@
 //! `strongroom store forget`, `prune`, `lock` and `gc`.
 
 use super::meter::Meter;
-use super::{Outcome, answer, open, outcome, resolve, show, tell};
+use super::{Outcome, answer, group, open, open_with_key, outcome, resolve, show, tell};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use engine::{Keep, Progress};
@@ -59,6 +59,9 @@ fn texts(ids: &[SnapshotId]) -> Vec<String> {
 pub(crate) struct Prune {
     /// The datastore's directory
     dir: PathBuf,
+    /// Its key file, to see names
+    #[arg(long)]
+    key_file: Option<PathBuf>,
     /// The newest
     #[arg(long, value_name = "N", default_value_t)]
     keep_last: usize,
@@ -95,7 +98,7 @@ impl Prune {
         if keep.is_empty() {
             bail!("no rule keeps anything; say what to keep, such as --keep-daily 7");
         }
-        let store = open(&self.dir)?;
+        let store = open_with_key(&self.dir, self.key_file.as_deref())?;
         let judged = store.retention(&keep, &TimeZone::system())?;
         let goes = judged.iter().filter(|(_, verdict)| verdict.is_empty());
         let ids: Vec<SnapshotId> = goes.map(|(info, _)| info.clear.id).collect();
@@ -112,7 +115,6 @@ impl Prune {
             || {
                 let row = |(info, verdict): &(engine::SnapshotInfo, engine::Verdict)| {
                     let clear = &info.clear;
-                    let group = clear.group.to_string();
                     let verdict = match &verdict[..] {
                         [] => "-".into(),
                         rules => rules.join(", "),
@@ -120,11 +122,11 @@ impl Prune {
                     vec![
                         clear.id.to_string(),
                         show::time(clear.time.seconds),
-                        group[..8].into(),
+                        group(info),
                         verdict,
                     ]
                 };
-                let header = ["SNAPSHOT", "TIME", "GROUP ID", "KEPT BY"];
+                let header = ["SNAPSHOT", "TIME", "GROUP", "KEPT BY"];
                 show::table(&header, &judged.iter().map(row).collect::<Vec<_>>());
                 let (count, kept) = (show::count(ids.len() as u64, "snapshot"), kept.len());
                 if self.dry_run {

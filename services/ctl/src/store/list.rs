@@ -1,7 +1,9 @@
 //! `strongroom store snapshots`, `verify` and `recover`.
 
 use super::meter::Meter;
-use super::{Outcome, answer, at, open_with_key, options, outcome, path_json, show, tell, texts};
+use super::{
+    Outcome, answer, at, group, open_with_key, options, outcome, path_json, show, tell, texts,
+};
 use anyhow::Result;
 use clap::Args;
 use engine::{Progress, SnapshotInfo, Store};
@@ -91,7 +93,7 @@ fn row(snapshot: &SnapshotInfo, locked_until: Option<i64>) -> Vec<String> {
     vec![
         clear.id.to_string(),
         show::time(clear.time.seconds),
-        known(details.map(|d| d.group.clone())),
+        group(snapshot),
         known(paths),
         clear.entries.to_string(),
         show::size(clear.logical),

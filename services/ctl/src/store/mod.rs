@@ -17,6 +17,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use engine::storage::directory::Directory;
 use engine::{Options, SnapshotInfo, Store};
+use format::GroupId;
 use format::superblock::Profile;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -205,6 +206,17 @@ impl Unlocked {
     fn open(&self) -> Result<Store> {
         open_with_key(&self.dir, Some(&self.key_file))
     }
+}
+
+/// What a table calls a snapshot's group: its name needs the key, the beginning of its id tells it
+/// from others without.
+fn group(snapshot: &SnapshotInfo) -> String {
+    let name = snapshot.details.as_ref().map(|details| &*details.group);
+    group_of(name, &snapshot.clear.group)
+}
+
+fn group_of(name: Option<&str>, id: &GroupId) -> String {
+    name.map_or_else(|| id.to_string()[..8].to_owned(), str::to_owned)
 }
 
 /// The snapshot of this id, of the only id that begins so, or the newest one for `latest`.

@@ -1,6 +1,6 @@
 //! `strongroom store stats`.
 
-use super::{Outcome, answer, open_with_key, outcome, ratio, show};
+use super::{Outcome, answer, group_of, open_with_key, outcome, ratio, show};
 use anyhow::Result;
 use clap::Args;
 use engine::SnapshotInfo;
@@ -116,7 +116,7 @@ impl Group {
 
     fn row(&self, id: &GroupId) -> Vec<String> {
         vec![
-            self.name.clone().unwrap_or_else(|| id.to_string()),
+            group_of(self.name.as_deref(), id),
             self.snapshots.to_string(),
             show::time(self.newest),
             show::size(self.logical),

@@ -470,6 +470,21 @@ fn what_is_forgotten_makes_room_once_it_is_collected() {
     let planned = bench.json(&["prune", "s", "--keep-last", "1", "--dry-run"]);
     assert_eq!(planned["forgotten"], serde_json::json!([id(&first)]));
     assert_eq!(planned["kept"][0]["rules"][0], "last");
+    // names are sealed, ids are not; both tables say the same
+    let group = |arguments: &[&str]| {
+        let table = bench.good(arguments);
+        let row = table.lines().nth(1).unwrap();
+        row.split_whitespace().nth(4).unwrap().to_owned()
+    };
+    let (prune, key) = (
+        ["prune", "s", "--keep-last", "1", "--dry-run"],
+        ["--key-file", "k"],
+    );
+    assert_eq!(group(&[&prune[..], &key].concat()), "g");
+    assert_eq!(group(&[&["snapshots", "s"][..], &key].concat()), "g");
+    let of_id = bench.json(&["snapshots", "s"])["snapshots"][0]["group_id"].clone();
+    let of_id = &of_id.as_str().unwrap()[..8];
+    assert_eq!([group(&prune), group(&["snapshots", "s"])], [of_id, of_id]);
     assert_eq!(
         bench.json(&["snapshots", "s"])["snapshots"]
             .as_array()
