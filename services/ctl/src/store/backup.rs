@@ -9,8 +9,7 @@ mod read;
 mod tree;
 mod walker;
 
-use super::meter::Meter;
-use super::{Outcome, Unlocked, answer, outcome, ratio, show, tell};
+use super::{Outcome, Unlocked, answer, outcome, ratio, show, tell, work};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use engine::{Progress, SnapshotInfo, SnapshotMeta, Store};
@@ -30,6 +29,10 @@ use tree::{Done, Tree};
 
 /// A backup that takes no longer is over before it is told how long it takes.
 const SOON: Duration = Duration::from_secs(2);
+
+/// Said when one is.
+const INTERRUPTED: &str =
+    "nothing of this backup is a snapshot; what it stored is found again by the next one";
 
 /// What to back up, and where to.
 #[derive(Args)]
@@ -145,11 +148,11 @@ impl Backup {
                 let total = total.clone();
                 scope.spawn(move || count(&self.paths, options.clone(), &total, &ended));
             }
-            let meter = Meter::start(progress, total.clone());
-            let done = tree.build(walk, remembered);
-            drop(running);
-            drop(meter);
-            Ok(done?)
+            let build = || {
+                let _running = running;
+                tree.build(walk, remembered)
+            };
+            work::run(&progress, &total, INTERRUPTED, build)
         })
     }
 

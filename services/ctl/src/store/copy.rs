@@ -1,7 +1,6 @@
 //! `strongroom store copy`.
 
-use super::meter::Meter;
-use super::{Outcome, answer, open, options, outcome, show, tell};
+use super::{Outcome, answer, open, options, outcome, show, tell, work};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use engine::storage::directory::Directory;
@@ -12,6 +11,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
+
+/// Said when one is.
+const INTERRUPTED: &str = "what was copied stays; copy again to go on from there";
 
 /// From where, and where to.
 #[derive(Args)]
@@ -29,9 +31,9 @@ impl Copy {
         let target = self.target(&store)?;
         let progress = Arc::new(Progress::default());
         let total = Arc::new(AtomicU64::new(expected(&store, &target)?));
-        let meter = Meter::start(progress.clone(), total);
-        let copied = store.copy_to(&target, &progress)?;
-        drop(meter);
+        let copied = work::run(&progress, &total, INTERRUPTED, || {
+            store.copy_to(&target, &progress)
+        })?;
         let Copied {
             snapshots,
             present,

@@ -1,7 +1,6 @@
 //! `strongroom store forget`, `prune`, `lock` and `gc`.
 
-use super::meter::Meter;
-use super::{Outcome, answer, group, open, open_with_key, outcome, resolve, show, tell};
+use super::{Outcome, answer, group, open, open_with_key, outcome, resolve, show, tell, work};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use engine::{Keep, Progress};
@@ -193,13 +192,14 @@ impl Lock {
 pub(super) fn gc(dir: &Path, dry_run: bool, json: bool) -> Result<Outcome> {
     let store = open(dir)?;
     let progress = Arc::new(Progress::default());
-    let meter = Meter::start(progress.clone(), Arc::new(AtomicU64::new(0)));
+    let unknown = Arc::new(AtomicU64::new(0));
     let done = if dry_run {
-        store.garbage(&progress)?
+        let kept = "nothing was changed; run it again to know";
+        work::run(&progress, &unknown, kept, || store.garbage(&progress))?
     } else {
-        store.collect(&progress)?
+        let kept = "what was freed by then is free; run it again for the rest";
+        work::run(&progress, &unknown, kept, || store.collect(&progress))?
     };
-    drop(meter);
     answer(
         json,
         json!({

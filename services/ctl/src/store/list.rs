@@ -1,8 +1,7 @@
 //! `strongroom store snapshots`, `verify` and `recover`.
 
-use super::meter::Meter;
 use super::{
-    Outcome, answer, at, group, open_with_key, options, outcome, path_json, show, tell, texts,
+    Outcome, answer, at, group, open_with_key, options, outcome, path_json, show, tell, texts, work,
 };
 use anyhow::Result;
 use clap::Args;
@@ -104,6 +103,10 @@ fn row(snapshot: &SnapshotInfo, locked_until: Option<i64>) -> Vec<String> {
     ]
 }
 
+/// Said when a verification is.
+const INTERRUPTED: &str =
+    "nothing was changed, and nothing is known; verify again, or with --sample, which reads less";
+
 /// What to verify.
 #[derive(Args)]
 pub(crate) struct Verify {
@@ -128,9 +131,10 @@ impl Verify {
         let store = open_with_key(&self.dir, self.key_file.as_deref())?;
         let progress = Arc::new(Progress::default());
         let total = store.stats()?.totals.stored;
-        let meter = Meter::start(progress.clone(), Arc::new(AtomicU64::new(total)));
-        let report = store.verify_sample(self.sample, &progress)?;
-        drop(meter);
+        let total = Arc::new(AtomicU64::new(total));
+        let report = work::run(&progress, &total, INTERRUPTED, || {
+            store.verify_sample(self.sample, &progress)
+        })?;
         let packs = progress.counts().files;
         answer(
             json,

@@ -11,6 +11,7 @@ mod repair;
 mod reread;
 mod restore;
 mod stats;
+mod work;
 
 use crate::appliance::show;
 use anyhow::{Context, Result, bail};

@@ -1,7 +1,6 @@
 //! `strongroom store repair`.
 
-use super::meter::Meter;
-use super::{Outcome, answer, at, keyfile, open, options, outcome, show, tell, texts};
+use super::{Outcome, answer, at, keyfile, open, options, outcome, show, tell, texts, work};
 use anyhow::{Result, bail};
 use clap::Args;
 use engine::{Error, Progress, Repaired, Store};
@@ -10,6 +9,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
+
+/// Said when one is.
+const INTERRUPTED: &str = "what was healed by then is; repair again for the rest";
+
+fn is_of_index(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Error::Index { .. }))
+}
 
 /// What to repair, and from what.
 #[derive(Args)]
@@ -37,9 +43,12 @@ impl Repair {
             }
             let progress = Arc::new(Progress::default());
             let total = store.stats()?.totals.stored;
-            let _meter = Meter::start(progress.clone(), Arc::new(AtomicU64::new(total)));
-            match store.repair(from.as_ref(), &progress) {
-                Err(Error::Index { .. }) if !index_made => {
+            let total = Arc::new(AtomicU64::new(total));
+            let repaired = work::run(&progress, &total, INTERRUPTED, || {
+                store.repair(from.as_ref(), &progress)
+            });
+            match repaired {
+                Err(error) if !index_made && is_of_index(&error) => {
                     drop(store);
                     store = Store::recover(at(&self.dir)?, options())?;
                     index_made = true;

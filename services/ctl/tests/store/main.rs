@@ -10,6 +10,7 @@ mod hostile;
 mod many;
 mod mounted;
 mod schema;
+mod signals;
 mod unchanged;
 
 use bench::{Bench, told};

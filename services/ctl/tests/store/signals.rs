@@ -1,0 +1,110 @@
+//! What Ctrl-C does to a command that runs.
+
+use crate::bench::{Bench, told};
+use crate::noise_byte;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
+use rustix::fs::inotify;
+use std::fs;
+use std::mem::MaybeUninit;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+/// Starts a command, and waits until it does something to a file in a directory. It is nice, so that we
+/// come first then.
+fn begun(bench: &Bench, arguments: &[&str], dir: &Path, what: inotify::WatchFlags) -> Child {
+    let command = bench.command(arguments);
+    let mut nice = Command::new("nice");
+    nice.args(["-n", "19"])
+        .arg(command.get_program())
+        .args(command.get_args());
+    nice.current_dir(bench.temp.path())
+        .env("XDG_CACHE_HOME", bench.caches.path());
+    let watch = inotify::init(inotify::CreateFlags::CLOEXEC).unwrap();
+    inotify::add_watch(&watch, dir, what).unwrap();
+    let (out, error) = (Stdio::piped(), Stdio::piped());
+    let child = nice.stdout(out).stderr(error).spawn().unwrap();
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    let mut events = inotify::Reader::new(watch, &mut buffer);
+    // the directory itself is opened before
+    while events.next().unwrap().file_name().is_none() {}
+    child
+}
+
+fn send(child: &Child, signal: Signal) {
+    kill(Pid::from_raw(child.id() as i32), signal).unwrap();
+}
+
+#[test]
+fn who_interrupts_is_told_what_is_kept_and_what_to_do() {
+    use inotify::WatchFlags as On;
+    let bench = Bench::new();
+    let source = bench.at("source");
+    fs::create_dir(&source).unwrap();
+    // so much that a signal comes long before the end
+    let noise: Vec<u8> = (0..150_000_000).map(noise_byte).collect();
+    fs::write(source.join("large"), noise).unwrap();
+    let interrupted = |arguments: &[&str], dir: &str, on, signal, words: &str| {
+        let child = begun(&bench, arguments, &bench.at(dir), on);
+        send(&child, signal);
+        let (out, error) = told(&child.wait_with_output().unwrap(), 2);
+        assert_eq!(out, "");
+        assert_eq!(error, format!("strongroom: interrupted: {words}\n"));
+    };
+    let backup = ["backup", "s", "--key-file", "k", "--group", "g", "source"];
+    let words =
+        "nothing of this backup is a snapshot; what it stored is found again by the next one";
+    interrupted(&backup, "source", On::OPEN, Signal::SIGINT, words);
+    assert_eq!(bench.json(&["stats", "s"])["snapshots"], 0);
+    bench.good(&backup);
+    let restore = ["restore", "s", "--key-file", "k", "latest", "back"];
+    let words = "a part of the snapshot may be in back; remove that, and restore again";
+    interrupted(&restore, ".", On::CREATE, Signal::SIGINT, words);
+    assert!(!bench.at("back/large").exists(), "what is not whole goes");
+    fs::remove_dir_all(bench.at("back")).unwrap();
+    bench.good(&restore);
+    let words = "nothing was changed, and nothing is known; verify again, or with --sample, which reads less";
+    let verify = ["verify", "s", "--key-file", "k"];
+    interrupted(&verify, "s/packs", On::OPEN, Signal::SIGTERM, words);
+    bench.good(&["init", "far", "--key-file", "k"]);
+    let words = "what was copied stays; copy again to go on from there";
+    let copy = ["copy", "s", "far"];
+    interrupted(&copy, "s/packs", On::OPEN, Signal::SIGINT, words);
+    bench.good(&copy);
+    let words = "what was healed by then is; repair again for the rest";
+    let repair = ["repair", "s", "--key-file", "k"];
+    interrupted(&repair, "s/packs", On::OPEN, Signal::SIGINT, words);
+}
+
+#[test]
+fn a_second_signal_ends_what_is_stuck() {
+    let bench = Bench::new();
+    fs::write(bench.at("file"), "content").unwrap();
+    bench.backup(&bench.at("file"));
+    // who opens one waits for a writer, for ever
+    for pack in bench.packs() {
+        fs::remove_file(&pack).unwrap();
+        mkfifo(&pack, Mode::S_IRWXU).unwrap();
+    }
+    let mut command = bench.command(&["verify", "s"]);
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let catches = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let caught = status
+            .lines()
+            .find_map(|l| l.strip_prefix("SigCgt:"))
+            .unwrap();
+        u64::from_str_radix(caught.trim(), 16).unwrap() & 1 << (Signal::SIGINT as i32 - 1) != 0
+    };
+    // nothing tells of these
+    while !catches() {
+        std::thread::yield_now();
+    }
+    while child.try_wait().unwrap().is_none() {
+        send(&child, Signal::SIGINT);
+        std::thread::yield_now();
+    }
+    let (_, error) = told(&child.wait_with_output().unwrap(), 2);
+    assert_eq!(error, "");
+}
