@@ -20,6 +20,7 @@ use engine::storage::directory::Directory;
 use engine::{Options, SnapshotInfo, Store};
 use format::GroupId;
 use format::superblock::Profile;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
@@ -105,8 +106,17 @@ pub(crate) enum Outcome {
     Incomplete,
 }
 
+/// Lets each thread have the files open that it works with; a shell's usual 1024 are for programs that
+/// `select`. Without it large machines with many packs would do with what they have.
+fn open_many_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let current = limit.maximum;
+    let _ = setrlimit(Resource::Nofile, Rlimit { current, ..limit });
+}
+
 /// Runs one command; the error's text is for the operator.
 pub(crate) fn run(command: Command, json: bool) -> Result<Outcome> {
+    open_many_files();
     match command {
         Command::Init {
             dir,
