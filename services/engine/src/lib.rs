@@ -51,7 +51,7 @@ mod writer;
 pub use crate::collect::Collected;
 pub use crate::contained::Contained;
 pub use crate::core::Options;
-pub use copy::Copied;
+pub use copy::{Copied, Lacking};
 pub use error::{Error, Result};
 pub use holds::Hold;
 pub use index::{IndexSize, Totals};

@@ -28,7 +28,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tree::{Done, Tree};
 
 /// A backup that takes no longer is over before it is told how long it takes.
-const SOON: Duration = Duration::from_secs(2);
+pub(super) const SOON: Duration = Duration::from_secs(2);
 
 /// Said when one is.
 const INTERRUPTED: &str =

@@ -1,15 +1,17 @@
 //! `strongroom store copy`.
 
+use super::backup::SOON;
 use super::{Outcome, answer, open, options, outcome, show, tell, work};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use engine::storage::directory::Directory;
-use engine::{Copied, Progress, Store};
+use engine::{Copied, Lacking, Progress, Store};
 use format::superblock::{Profile, Superblock};
 use serde_json::json;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
 use std::time::Instant;
 
 /// Said when one is.
@@ -30,9 +32,15 @@ impl Copy {
         let store = open(&self.dir)?;
         let target = self.target(&store)?;
         let progress = Arc::new(Progress::default());
-        let total = Arc::new(AtomicU64::new(expected(&store, &target)?));
-        let copied = work::run(&progress, &total, INTERRUPTED, || {
-            store.copy_to(&target, &progress)
+        let total = Arc::new(AtomicU64::new(0));
+        let lacking = store.lacking(&target)?;
+        let (running, ended) = channel();
+        let copied = std::thread::scope(|scope| {
+            scope.spawn(|| count(&lacking, &total, ended));
+            work::run(&progress, &total, INTERRUPTED, || {
+                let _running = running;
+                store.copy_to(&target, &progress)
+            })
         })?;
         let Copied {
             snapshots,
@@ -102,10 +110,15 @@ impl Copy {
     }
 }
 
-/// About how many bytes there are to copy: what snapshots share with earlier ones counts with those.
-fn expected(store: &Store, target: &Store) -> Result<u64> {
-    let held = target.snapshot_ids()?;
-    let (snapshots, _) = store.snapshots()?;
-    let lacking = snapshots.iter().filter(|s| !held.contains(&s.clear.id));
-    Ok(lacking.map(|s| s.clear.stored).sum())
+/// Sums up what there is to copy, once that is worth knowing. What snapshots say of themselves is of no
+/// use for it: it is what they brought beyond others that may be forgotten by now.
+fn count(lacking: &Lacking<'_>, total: &AtomicU64, ended: Receiver<()>) {
+    if ended.recv_timeout(SOON) != Err(RecvTimeoutError::Timeout) {
+        return;
+    }
+    let wanted = || ended.try_recv() != Err(TryRecvError::Disconnected);
+    // what cannot be read is told by the copy
+    if let Ok(Some(bytes)) = lacking.bytes(wanted) {
+        total.store(bytes, Relaxed);
+    }
 }

@@ -130,7 +130,7 @@ impl Verify {
     pub(super) fn run(&self, json: bool) -> Result<Outcome> {
         let store = open_with_key(&self.dir, self.key_file.as_deref())?;
         let progress = Arc::new(Progress::default());
-        let total = store.stats()?.totals.stored;
+        let total = store.stats()?.packed;
         let total = Arc::new(AtomicU64::new(total));
         let report = work::run(&progress, &total, INTERRUPTED, || {
             store.verify_sample(self.sample, &progress)

@@ -42,7 +42,7 @@ impl Repair {
                 store.unlock(keyset)?;
             }
             let progress = Arc::new(Progress::default());
-            let total = store.stats()?.totals.stored;
+            let total = store.stats()?.packed;
             let total = Arc::new(AtomicU64::new(total));
             let repaired = work::run(&progress, &total, INTERRUPTED, || {
                 store.repair(from.as_ref(), &progress)
