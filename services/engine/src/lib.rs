@@ -63,6 +63,6 @@ pub use restore::{Target, TargetFile};
 pub use retention::{Keep, Verdict};
 pub use store::{Stats, Store, Unreadable};
 pub use tree::LongContent;
-pub use verify::Report;
+pub use verify::{Lost, Report};
 pub use view::{Kept, Seen, View};
 pub use writer::{Chunks, Signer, SnapshotMeta, SnapshotWriter};

@@ -5,7 +5,7 @@ use super::{
 };
 use anyhow::Result;
 use clap::Args;
-use engine::{Progress, SnapshotInfo, Store};
+use engine::{Lost, Progress, SnapshotInfo, Store};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -136,13 +136,15 @@ impl Verify {
             store.verify_sample(self.sample, &progress)
         })?;
         let packs = progress.counts().files;
+        let lost: Vec<_> = report.lost.iter().map(lost_document).collect();
+        let lost = store.is_unlocked().then_some(lost);
         answer(
             json,
             json!({
                 "packs": packs, "frames": report.frames, "bytes": report.bytes,
                 "stored": report.stored, "damaged": texts(&report.damaged),
                 "missing": texts(&report.missing), "snapshots": texts(&report.snapshots),
-                "finding_count": report.finding_count, "findings": report.findings,
+                "lost": lost, "finding_count": report.finding_count, "findings": report.findings,
             }),
             || {
                 let read = match report.stored {
@@ -167,9 +169,30 @@ impl Verify {
                     show::count(report.snapshots.len() as u64, "snapshot")
                 );
                 tell(&report.findings, report.finding_count);
+                report.lost.iter().for_each(tell_lost);
             },
         )?;
         Ok(outcome(report.finding_count))
+    }
+}
+
+fn lost_document(lost: &Lost) -> serde_json::Value {
+    json!({
+        "snapshot": lost.snapshot.to_string(), "file_count": lost.file_count,
+        "files": lost.files.iter().map(|p| path_json(p)).collect::<Vec<_>>(),
+        "nameless": lost.nameless,
+    })
+}
+
+/// Lists what is lost of a snapshot.
+fn tell_lost(lost: &Lost) {
+    let files = show::count(lost.file_count, "file");
+    eprintln!("snapshot {}, {files} damaged:", lost.snapshot);
+    let names: Vec<String> = lost.files.iter().map(|p| filetree::shown(p)).collect();
+    tell(&names, lost.file_count);
+    if lost.nameless > 0 {
+        let entries = show::count(lost.nameless, "entry");
+        eprintln!("  {entries} whose names cannot be read either");
     }
 }
 

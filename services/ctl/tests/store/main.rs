@@ -285,6 +285,9 @@ fn damage_is_found_without_a_key_and_restored_around() {
         error.contains(&format!("snapshot {id}: not all of it")),
         "{error}"
     );
+    let (_, error) = bench.ends(&["verify", "s", "--key-file", "k"], 1);
+    let words = format!("snapshot {id}, 1 file damaged:\n  large\n");
+    assert!(error.ends_with(&words), "{error}");
     // the next backup stores anew what is broken, and heals the snapshot
     bench.backup(&source);
     bench.good(&["restore", "s", "--key-file", "k", id, "back2"]);

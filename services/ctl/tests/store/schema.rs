@@ -164,6 +164,7 @@ fn what_each_command_prints_is_as_its_schema_says() {
         fs::write(&pack, &bytes).unwrap();
     }
     schema.run(&bench, 1, &["verify", "s"]);
+    schema.run(&bench, 1, &["verify", "s", "--key-file", "k"]);
     schema.run(&bench, 1, &["copy", "s", "further"]);
     schema.run(&bench, 1, &["repair", "s"]);
     let repaired = schema.run(&bench, 0, &["repair", "s", "--from", "far"]);
