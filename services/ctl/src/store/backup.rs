@@ -12,6 +12,7 @@ mod walker;
 use super::{Outcome, Unlocked, answer, outcome, ratio, show, tell, work};
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use engine::{Progress, SnapshotInfo, SnapshotMeta, Store};
 use filetree::Pattern;
 use filetree::walk::{Options, Walk};
@@ -40,7 +41,7 @@ pub(crate) struct Backup {
     #[command(flatten)]
     store: Unlocked,
     /// What its snapshots are called together, such as the server's name
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     group: String,
     /// Read all files, also those whose metadata is as it was in the last backup
     #[arg(long)]

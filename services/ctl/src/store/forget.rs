@@ -130,6 +130,8 @@ impl Prune {
                 let (count, kept) = (show::count(ids.len() as u64, "snapshot"), kept.len());
                 if self.dry_run {
                     println!("{count} would be forgotten, {kept} kept.");
+                } else if ids.is_empty() {
+                    println!("{count} forgotten, {kept} kept.");
                 } else {
                     println!("{count} forgotten, {kept} kept; {NEXT}.");
                 }

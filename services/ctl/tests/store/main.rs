@@ -212,6 +212,11 @@ fn what_cannot_be_is_refused_by_a_sentence_and_changes_nothing() {
         assert!(error.contains(words), "{arguments:?}: {error}");
         assert_eq!(error.lines().count(), 1, "{error}");
     }
+    let nameless = ["backup", "s", "--key-file", "k", "--group", "", "file"];
+    let (_, error) = bench.ends(&nameless, 2);
+    assert!(error.contains("'--group <GROUP>'"), "{error}");
+    let said = bench.good(&["prune", "s", "--keep-last", "1"]);
+    assert!(said.ends_with("0 snapshots forgotten, 0 kept.\n"), "{said}");
     assert!(!bench.at("k3").exists(), "no key of a store that is not");
     assert_eq!(bench.json(&["stats", "s"])["chunks"], 0);
 }
