@@ -1,7 +1,7 @@
 //! `strongroom store copy`.
 
 use super::backup::SOON;
-use super::{Outcome, answer, open, options, outcome, show, tell, work};
+use super::{Outcome, answer, open, options, outcome, show, tell, unread, work};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use engine::storage::directory::Directory;
@@ -49,10 +49,7 @@ impl Copy {
             bytes,
             left_out,
         } = copied;
-        let problems: Vec<String> = left_out
-            .into_iter()
-            .map(|(id, error)| format!("snapshot {id}: {:#}", anyhow::Error::from(error)))
-            .collect();
+        let problems = unread(left_out);
         let count = problems.len() as u64;
         let seconds = began.elapsed().as_secs_f64();
         let ids: Vec<String> = snapshots.iter().map(ToString::to_string).collect();

@@ -1,6 +1,9 @@
 //! `strongroom store forget`, `prune`, `lock` and `gc`.
 
-use super::{Outcome, answer, group, open, open_with_key, outcome, resolve, show, tell, work};
+use super::{
+    Outcome, answer, group, open, open_with_key, outcome, resolve, show, tell, tell_unread, unread,
+    work,
+};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use engine::{Keep, Progress};
@@ -98,6 +101,7 @@ impl Prune {
             bail!("no rule keeps anything; say what to keep, such as --keep-daily 7");
         }
         let store = open_with_key(&self.dir, self.key_file.as_deref())?;
+        let bad = unread(store.snapshots()?.1);
         let judged = store.retention(&keep, &TimeZone::system())?;
         let goes = judged.iter().filter(|(_, verdict)| verdict.is_empty());
         let ids: Vec<SnapshotId> = goes.map(|(info, _)| info.clear.id).collect();
@@ -110,7 +114,9 @@ impl Prune {
             .collect();
         answer(
             json,
-            json!({ "kept": kept, "forgotten": texts(&ids), "dry_run": self.dry_run }),
+            json!({
+                "kept": kept, "forgotten": texts(&ids), "dry_run": self.dry_run, "unreadable": bad,
+            }),
             || {
                 let row = |(info, verdict): &(engine::SnapshotInfo, engine::Verdict)| {
                     let clear = &info.clear;
@@ -135,9 +141,10 @@ impl Prune {
                 } else {
                     println!("{count} forgotten, {kept} kept; {NEXT}.");
                 }
+                tell_unread(&bad);
             },
         )?;
-        Ok(Outcome::Done)
+        Ok(outcome(bad.len() as u64))
     }
 }
 

@@ -1,7 +1,8 @@
 //! `strongroom store snapshots`, `verify` and `recover`.
 
 use super::{
-    Outcome, answer, at, group, open_with_key, options, outcome, path_json, show, tell, texts, work,
+    Outcome, answer, at, group, open_with_key, options, outcome, path_json, show, tell,
+    tell_unread, texts, unread, work,
 };
 use anyhow::Result;
 use clap::Args;
@@ -27,10 +28,7 @@ impl Snapshots {
         let (snapshots, unreadable) = store.snapshots()?;
         let locks = store.locks()?;
         let until = |s: &SnapshotInfo| locks.get(&s.clear.id).copied();
-        let bad: Vec<String> = unreadable
-            .into_iter()
-            .map(|(id, error)| format!("snapshot {id}: {:#}", anyhow::Error::from(error)))
-            .collect();
+        let bad = unread(unreadable);
         answer(
             json,
             json!({ "snapshots": snapshots.iter().map(|s| document(s, until(s))).collect::<Vec<_>>(), "unreadable": bad }),
@@ -54,11 +52,7 @@ impl Snapshots {
                         .map(|s| row(s, until(s)))
                         .collect::<Vec<_>>(),
                 );
-                if !bad.is_empty() {
-                    let count = show::count(bad.len() as u64, "snapshot");
-                    eprintln!("{count} cannot be read:");
-                    tell(&bad, bad.len() as u64);
-                }
+                tell_unread(&bad);
             },
         )?;
         Ok(outcome(bad.len() as u64))

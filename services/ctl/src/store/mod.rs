@@ -17,7 +17,7 @@ use crate::appliance::show;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use engine::storage::directory::Directory;
-use engine::{Options, SnapshotInfo, Store};
+use engine::{Options, SnapshotInfo, Store, Unreadable};
 use format::GroupId;
 use format::superblock::Profile;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -278,6 +278,20 @@ fn ratio(whole: u64, part: u64) -> String {
     match part {
         0 => "-".into(),
         part => format!("{:.1}:1", whole as f64 / part as f64),
+    }
+}
+
+/// A sentence for each snapshot that cannot be read.
+fn unread(snapshots: Unreadable) -> Vec<String> {
+    let sentence = |(id, error)| format!("snapshot {id}: {:#}", anyhow::Error::from(error));
+    snapshots.into_iter().map(sentence).collect()
+}
+
+fn tell_unread(sentences: &[String]) {
+    let count = sentences.len() as u64;
+    if count > 0 {
+        eprintln!("{} cannot be read:", show::count(count, "snapshot"));
+        tell(sentences, count);
     }
 }
 

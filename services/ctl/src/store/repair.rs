@@ -1,6 +1,8 @@
 //! `strongroom store repair`.
 
-use super::{Outcome, answer, at, keyfile, open, options, outcome, show, tell, texts, work};
+use super::{
+    Outcome, answer, at, keyfile, open, options, outcome, show, tell, texts, unread, work,
+};
 use anyhow::{Result, bail};
 use clap::Args;
 use engine::{Error, Progress, Repaired, Store};
@@ -65,10 +67,7 @@ impl Repair {
             damaged,
             elsewhere,
         } = repaired;
-        let mut problems: Vec<String> = left
-            .into_iter()
-            .map(|(id, error)| format!("snapshot {id}: {:#}", anyhow::Error::from(error)))
-            .collect();
+        let mut problems = unread(left);
         let stays = |pack| {
             format!(
                 "packs/{pack}.pack is damaged and stays: a chunk of it is needed and could not be had"

@@ -179,6 +179,8 @@ fn what_each_command_prints_is_as_its_schema_says() {
     }
     schema.run(&bench, 1, &["snapshots", "s"]);
     schema.run(&bench, 1, &["stats", "s"]);
+    // nobody knows whether a rule would keep it
+    schema.run(&bench, 1, &["prune", "s", "--keep-last", "1"]);
 
     let commands = commands(&bench);
     assert_eq!(schema.seen, commands);
