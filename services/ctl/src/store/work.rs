@@ -7,7 +7,11 @@ use engine::Progress;
 use std::io;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
+
+/// Two within this time are one: `timeout` and others send one to a process and one to its group.
+const ONE: Duration = Duration::from_millis(300);
 
 /// What the next signal cancels.
 static RUNNING: Mutex<Option<Arc<Progress>>> = Mutex::new(None);
@@ -31,13 +35,18 @@ fn catch() -> io::Result<()> {
     drop(entered);
     let watch = move || {
         runtime.block_on(async {
+            let mut first: Option<Instant> = None;
             loop {
                 tokio::select! {
                     _ = interrupt.recv() => {}
                     _ = terminate.recv() => {}
                 }
                 match cancels(None) {
-                    Some(progress) => progress.cancel(),
+                    Some(progress) => {
+                        progress.cancel();
+                        first = Some(Instant::now());
+                    }
+                    None if first.is_some_and(|first| first.elapsed() < ONE) => {}
                     None => std::process::exit(2),
                 }
             }

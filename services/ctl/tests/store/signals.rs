@@ -48,7 +48,11 @@ fn who_interrupts_is_told_what_is_kept_and_what_to_do() {
             .filter_map(|l| l.strip_prefix("Max open files"));
         let files: Vec<&str> = limits.next().unwrap().split_whitespace().collect();
         assert_eq!(files[..2], ["200", "200"], "the most that it may");
-        kill(Pid::from_raw(child.id() as i32), signal).unwrap();
+        // as `timeout` does, which is no second Ctrl-C
+        for _ in 0..2 {
+            kill(Pid::from_raw(child.id() as i32), signal).unwrap();
+            std::thread::yield_now();
+        }
         let (out, error) = told(&child.wait_with_output().unwrap(), 2);
         assert_eq!(out, "");
         assert_eq!(error, format!("strongroom: interrupted: {words}\n"));
