@@ -11,7 +11,8 @@ use crate::ingest::Ingest;
 use crate::progress::Progress;
 use crate::sources::Sources;
 use format::frame::{Frame, Kind};
-use format::{Digest, SnapshotId};
+use format::{Digest, PackId, SnapshotId};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::vec;
@@ -35,6 +36,45 @@ pub struct Copied {
     pub bytes: u64,
     /// Snapshots that were left out, and why.
     pub left_out: Vec<(SnapshotId, Error)>,
+}
+
+/// What another copy of a datastore lacked at a time, see [`Store::lacking`].
+pub struct Lacking<'a> {
+    from: &'a Store,
+    into: &'a Store,
+    /// What the copy had then.
+    packs: HashSet<PackId>,
+}
+
+impl Lacking<'_> {
+    /// Bytes of frames, as the progress of a copy counts them, which may run meanwhile. What no snapshot
+    /// needs any more counts too until it is collected. `None` once `wanted` says no.
+    ///
+    /// # Errors
+    /// One of the two cannot be read.
+    pub fn bytes(&self, wanted: impl Fn() -> bool) -> Result<Option<u64>> {
+        let (from, into) = (&self.from.core.index, &self.into.core.index);
+        if self.packs.is_empty() {
+            return Ok(Some(from.totals()?.stored));
+        }
+        let mut sum = 0;
+        for pack in from.packs()? {
+            if !wanted() {
+                return Ok(None);
+            }
+            for (digest, place) in self.from.frames_of(pack)?.0 {
+                let there = into.find(&digest)?;
+                if there.is_some_and(|there| !there.broken && self.packs.contains(&there.pack)) {
+                    continue;
+                }
+                // one that lies here twice is copied once
+                let found = from.find(&digest)?;
+                let here = found.is_some_and(|f| (f.pack, f.offset) == (pack, place.offset));
+                sum += if here { u64::from(place.length) } else { 0 };
+            }
+        }
+        Ok(Some(sum))
+    }
 }
 
 /// What a failure ends.
@@ -72,10 +112,22 @@ pub(crate) struct Copier<'a> {
 }
 
 impl Store {
+    /// What a copy to another datastore would bring, as it is now.
+    ///
+    /// # Errors
+    /// The index of the other one failed.
+    pub fn lacking<'a>(&'a self, target: &'a Store) -> Result<Lacking<'a>> {
+        Ok(Lacking {
+            from: self,
+            into: target,
+            packs: target.core.index.packs()?.into_iter().collect(),
+        })
+    }
+
     /// Copies to another copy of this datastore the snapshots that it lacks, oldest first, and of
     /// their frames those that it lacks. Each frame's check is tested; a snapshot that needs one that
     /// is damaged is left out. What was copied when this fails or is cancelled stays. `progress` counts
-    /// bytes, and snapshots as files.
+    /// bytes of frames, and snapshots as files.
     ///
     /// # Errors
     /// [`Error::Foreign`]; the target cannot be written, or one of the two cannot be listed.

@@ -42,7 +42,11 @@ impl Progress {
         self.cancelled.store(true, Relaxed);
     }
 
-    pub(crate) fn check(&self) -> Result<()> {
+    /// Whether to go on.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] from when it was.
+    pub fn check(&self) -> Result<()> {
         if self.cancelled.load(Relaxed) {
             Err(Error::Cancelled)
         } else {

@@ -105,7 +105,11 @@ impl Core {
     }
 }
 
-fn leaf_of(digest: &Digest, content: &[u8], refs: &[Digest]) -> Result<Vec<(Entry, Content)>> {
+pub(crate) fn leaf_of(
+    digest: &Digest,
+    content: &[u8],
+    refs: &[Digest],
+) -> Result<Vec<(Entry, Content)>> {
     let reader = LeafReader::new(content, refs).map_err(frame_error(*digest))?;
     let all: Result<Vec<_>, _> = reader.collect();
     all.map_err(frame_error(*digest))

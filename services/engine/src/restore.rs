@@ -118,6 +118,8 @@ impl Store {
                 file.map_or(Ok(()), |file| Ok(work.give(&entry, &content, file)?))
             })
         })
+        // what was still to be read when it was cancelled is lost
+        .and_then(|()| Ok(progress.check()?))
     }
 }
 
@@ -131,6 +133,10 @@ impl<F: TargetFile> Work<'_, F> {
         let mut pieces = Pieces::new(self.core.clone(), entry, content)?;
         let (mut at, mut ends) = (0u64, false);
         while !ends {
+            if self.progress.check().is_err() {
+                open.file.lost(Error::Cancelled);
+                break;
+            }
             let (from, mut extents) = (at, Vec::new());
             while at - from < STRETCH && extents.len() < EXTENTS && !ends {
                 match pieces.next_extent() {
@@ -181,6 +187,7 @@ impl<F: TargetFile> Work<'_, F> {
 
     fn read(&self, file: &F, mut at: u64, extents: &[Extent]) -> Result<(), Error> {
         for extent in extents {
+            self.progress.check()?;
             if self.stopped.load(Ordering::Acquire) {
                 return Err(Error::Cancelled);
             }

@@ -32,6 +32,8 @@ pub struct Stats {
     pub logical: u64,
     /// Sums over all chunks.
     pub totals: Totals,
+    /// Bytes of all frames in packs: those too that nothing needs, or that lie elsewhere as well.
+    pub packed: u64,
 }
 
 /// An open datastore. One process holds it; any number of threads use it.
@@ -317,6 +319,7 @@ impl Store {
             // what snapshots say of themselves may be anything
             logical: (snapshots.iter()).fold(0, |sum, s| s.clear.logical.saturating_add(sum)),
             totals: self.core.index.totals()?,
+            packed: self.core.index.taken()?,
         })
     }
 

@@ -6,6 +6,9 @@
 //! ([`affected`]), and then the memory that takes is in proportion to what is.
 
 mod affected;
+mod lost;
+
+pub use lost::Lost;
 
 use crate::Store;
 use crate::core::{Keys, frame_error, open_frame, pack_name, random};
@@ -42,6 +45,8 @@ pub struct Report {
     pub missing: Vec<Digest>,
     /// Snapshots that need one of these, and snapshots that cannot be read themselves.
     pub snapshots: Vec<SnapshotId>,
+    /// Of those that can be read, which files are lost; with the key only.
+    pub lost: Vec<Lost>,
     /// A sentence for each thing found, at most 10,000.
     pub findings: Vec<String>,
     /// How many things were found.
@@ -175,6 +180,10 @@ impl Store {
         let bad = report.damaged.iter().chain(&report.missing).copied();
         let bad = self.leading_to(bad.collect(), &metadata, progress)?;
         self.affected(&bad, &mut report)?;
+        report.snapshots.sort_unstable();
+        if let Some(keys) = &scan.keys {
+            report.lost = self.lost(&bad, &report.snapshots, keys, progress)?;
+        }
         if !bad.is_empty() {
             let (index, bad) = (&self.core.index, Vec::from_iter(bad));
             // that the index failed before may only show when it is written to
@@ -188,7 +197,6 @@ impl Store {
         }
         report.missing.sort_unstable();
         report.missing.dedup();
-        report.snapshots.sort_unstable();
         report.findings.sort_unstable();
         Ok(report)
     }

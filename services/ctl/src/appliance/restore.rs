@@ -73,8 +73,8 @@ pub(super) async fn restore(session: &Session, restore: &Restore) -> Result<()> 
         }),
         || {
             println!(
-                "{} entries, {} restored to {}",
-                report.entries,
+                "{}, {} restored to {}",
+                show::count(report.entries, "entry"),
                 show::size(report.bytes),
                 restore.target.display()
             );
@@ -82,7 +82,7 @@ pub(super) async fn restore(session: &Session, restore: &Restore) -> Result<()> 
         },
     )?;
     if count > 0 {
-        bail!("{count} problems; all else is restored");
+        bail!("{}; all else is restored", show::count(count, "problem"));
     }
     Ok(())
 }

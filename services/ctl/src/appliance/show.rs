@@ -119,14 +119,26 @@ pub(crate) fn size(bytes: u64) -> String {
     format!("{scaled:.2} PB")
 }
 
-/// Unix seconds as local time to the second.
+/// How many there are of what: `1 entry`, `2 entries`.
+pub(crate) fn count(number: u64, noun: &str) -> String {
+    match (number, noun.strip_suffix('y')) {
+        (1, _) => format!("1 {noun}"),
+        (_, Some(stem)) => format!("{number} {stem}ies"),
+        _ => format!("{number} {noun}s"),
+    }
+}
+
+/// Unix seconds as local time to the second, with how far that is from UTC.
 pub(crate) fn time(seconds: i64) -> String {
+    time_in(seconds, jiff::tz::TimeZone::system())
+}
+
+fn time_in(seconds: i64, zone: jiff::tz::TimeZone) -> String {
     jiff::Timestamp::from_second(seconds).map_or_else(
         |_| "-".into(),
-        |t| {
-            t.to_zoned(jiff::tz::TimeZone::system())
-                .strftime("%Y-%m-%d %H:%M:%S")
-                .to_string()
+        |time| {
+            let zoned = time.to_zoned(zone);
+            zoned.strftime("%Y-%m-%d %H:%M:%S %:z").to_string()
         },
     )
 }
@@ -188,6 +200,20 @@ mod tests {
                 "0 B", "999 B", "1.00 kB", "12.3 kB", "1.00 MB", "40.0 MB", "3.74 GB"
             ]
         );
+    }
+
+    #[test]
+    fn a_time_says_its_zone() {
+        let zone = jiff::tz::TimeZone::fixed(jiff::tz::offset(2));
+        assert_eq!(time_in(1_801_411_200, zone), "2027-01-31 18:00:00 +02:00");
+        assert_eq!(time_in(i64::MAX, jiff::tz::TimeZone::UTC), "-");
+    }
+
+    #[test]
+    fn one_is_not_many() {
+        let shown =
+            [(0, "chunk"), (1, "chunk"), (1, "entry"), (2, "entry")].map(|(n, of)| count(n, of));
+        assert_eq!(shown, ["0 chunks", "1 chunk", "1 entry", "2 entries"]);
     }
 
     #[test]

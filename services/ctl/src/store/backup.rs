@@ -9,10 +9,10 @@ mod read;
 mod tree;
 mod walker;
 
-use super::meter::Meter;
-use super::{Outcome, Unlocked, answer, outcome, ratio, show, tell};
+use super::{Outcome, Unlocked, answer, outcome, ratio, show, tell, work};
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use engine::{Progress, SnapshotInfo, SnapshotMeta, Store};
 use filetree::Pattern;
 use filetree::walk::{Options, Walk};
@@ -29,7 +29,11 @@ use std::time::{Duration, Instant, SystemTime};
 use tree::{Done, Tree};
 
 /// A backup that takes no longer is over before it is told how long it takes.
-const SOON: Duration = Duration::from_secs(2);
+pub(super) const SOON: Duration = Duration::from_secs(2);
+
+/// Said when one is.
+const INTERRUPTED: &str =
+    "nothing of this backup is a snapshot; what it stored is found again by the next one";
 
 /// What to back up, and where to.
 #[derive(Args)]
@@ -37,7 +41,7 @@ pub(crate) struct Backup {
     #[command(flatten)]
     store: Unlocked,
     /// What its snapshots are called together, such as the server's name
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     group: String,
     /// Read all files, also those whose metadata is as it was in the last backup
     #[arg(long)]
@@ -103,15 +107,15 @@ impl Backup {
             || {
                 println!("Snapshot {}", clear.id);
                 println!(
-                    "{} entries, {} in {seconds:.1} s; {} new, {} stored ({})",
-                    clear.entries,
+                    "{}, {} in {seconds:.1} s; {} new, {} stored ({})",
+                    show::count(clear.entries, "entry"),
                     show::size(clear.logical),
                     show::size(clear.unique),
                     show::size(clear.stored),
                     ratio(clear.logical, clear.stored),
                 );
                 if problem_count > 0 {
-                    eprintln!("{problem_count} problems:");
+                    eprintln!("{}:", show::count(problem_count, "problem"));
                     tell(&problems, problem_count);
                 }
             },
@@ -145,11 +149,11 @@ impl Backup {
                 let total = total.clone();
                 scope.spawn(move || count(&self.paths, options.clone(), &total, &ended));
             }
-            let meter = Meter::start(progress, total.clone());
-            let done = tree.build(walk, remembered);
-            drop(running);
-            drop(meter);
-            Ok(done?)
+            let build = || {
+                let _running = running;
+                tree.build(walk, remembered)
+            };
+            work::run(&progress, &total, INTERRUPTED, build)
         })
     }
 

@@ -1,17 +1,21 @@
 //! `strongroom store copy`.
 
-use super::meter::Meter;
-use super::{Outcome, answer, open, options, outcome, show, tell};
+use super::backup::SOON;
+use super::{Outcome, answer, open, options, outcome, show, tell, unread, work};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use engine::storage::directory::Directory;
-use engine::{Copied, Progress, Store};
+use engine::{Copied, Lacking, Progress, Store};
 use format::superblock::{Profile, Superblock};
 use serde_json::json;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
 use std::time::Instant;
+
+/// Said when one is.
+const INTERRUPTED: &str = "what was copied stays; copy again to go on from there";
 
 /// From where, and where to.
 #[derive(Args)]
@@ -28,10 +32,16 @@ impl Copy {
         let store = open(&self.dir)?;
         let target = self.target(&store)?;
         let progress = Arc::new(Progress::default());
-        let total = Arc::new(AtomicU64::new(expected(&store, &target)?));
-        let meter = Meter::start(progress.clone(), total);
-        let copied = store.copy_to(&target, &progress)?;
-        drop(meter);
+        let total = Arc::new(AtomicU64::new(0));
+        let lacking = store.lacking(&target)?;
+        let (running, ended) = channel();
+        let copied = std::thread::scope(|scope| {
+            scope.spawn(|| count(&lacking, &total, ended));
+            work::run(&progress, &total, INTERRUPTED, || {
+                let _running = running;
+                store.copy_to(&target, &progress)
+            })
+        })?;
         let Copied {
             snapshots,
             present,
@@ -39,10 +49,7 @@ impl Copy {
             bytes,
             left_out,
         } = copied;
-        let problems: Vec<String> = left_out
-            .into_iter()
-            .map(|(id, error)| format!("snapshot {id}: {:#}", anyhow::Error::from(error)))
-            .collect();
+        let problems = unread(left_out);
         let count = problems.len() as u64;
         let seconds = began.elapsed().as_secs_f64();
         let ids: Vec<String> = snapshots.iter().map(ToString::to_string).collect();
@@ -54,13 +61,14 @@ impl Copy {
             }),
             || {
                 println!(
-                    "{} snapshots copied to {}, {present} there already; {frames} frames, {} in {seconds:.1} s",
-                    snapshots.len(),
+                    "{} copied to {}, {present} there already; {}, {} in {seconds:.1} s",
+                    show::count(snapshots.len() as u64, "snapshot"),
                     self.target.display(),
+                    show::count(frames, "frame"),
                     show::size(bytes),
                 );
                 if count > 0 {
-                    eprintln!("{count} snapshots are not copied:");
+                    eprintln!("{} not copied:", show::count(count, "snapshot"));
                     tell(&problems, count);
                 }
             },
@@ -99,10 +107,15 @@ impl Copy {
     }
 }
 
-/// About how many bytes there are to copy: what snapshots share with earlier ones counts with those.
-fn expected(store: &Store, target: &Store) -> Result<u64> {
-    let held = target.snapshot_ids()?;
-    let (snapshots, _) = store.snapshots()?;
-    let lacking = snapshots.iter().filter(|s| !held.contains(&s.clear.id));
-    Ok(lacking.map(|s| s.clear.stored).sum())
+/// Sums up what there is to copy, once that is worth knowing. What snapshots say of themselves is of no
+/// use for it: it is what they brought beyond others that may be forgotten by now.
+fn count(lacking: &Lacking<'_>, total: &AtomicU64, ended: Receiver<()>) {
+    if ended.recv_timeout(SOON) != Err(RecvTimeoutError::Timeout) {
+        return;
+    }
+    let wanted = || ended.try_recv() != Err(TryRecvError::Disconnected);
+    // what cannot be read is told by the copy
+    if let Ok(Some(bytes)) = lacking.bytes(wanted) {
+        total.store(bytes, Relaxed);
+    }
 }

@@ -1,7 +1,9 @@
 //! `strongroom store forget`, `prune`, `lock` and `gc`.
 
-use super::meter::Meter;
-use super::{Outcome, answer, open, outcome, resolve, show, tell};
+use super::{
+    Outcome, answer, group, open, open_with_key, outcome, resolve, show, tell, tell_unread, unread,
+    work,
+};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use engine::{Keep, Progress};
@@ -41,7 +43,10 @@ impl Forget {
         }
         store.forget(&ids)?;
         answer(json, json!({ "forgotten": texts(&ids) }), || {
-            println!("{} forgotten; {NEXT}.", snapshots(ids.len()));
+            println!(
+                "{} forgotten; {NEXT}.",
+                show::count(ids.len() as u64, "snapshot")
+            );
         })?;
         Ok(Outcome::Done)
     }
@@ -51,18 +56,14 @@ fn texts(ids: &[SnapshotId]) -> Vec<String> {
     ids.iter().map(ToString::to_string).collect()
 }
 
-fn snapshots(count: usize) -> String {
-    format!(
-        "{count} {}",
-        if count == 1 { "snapshot" } else { "snapshots" }
-    )
-}
-
 /// Which snapshots to keep of each group; what no rule keeps is forgotten.
 #[derive(Args)]
 pub(crate) struct Prune {
     /// The datastore's directory
     dir: PathBuf,
+    /// Its key file, to see names
+    #[arg(long)]
+    key_file: Option<PathBuf>,
     /// The newest
     #[arg(long, value_name = "N", default_value_t)]
     keep_last: usize,
@@ -99,7 +100,8 @@ impl Prune {
         if keep.is_empty() {
             bail!("no rule keeps anything; say what to keep, such as --keep-daily 7");
         }
-        let store = open(&self.dir)?;
+        let store = open_with_key(&self.dir, self.key_file.as_deref())?;
+        let bad = unread(store.snapshots()?.1);
         let judged = store.retention(&keep, &TimeZone::system())?;
         let goes = judged.iter().filter(|(_, verdict)| verdict.is_empty());
         let ids: Vec<SnapshotId> = goes.map(|(info, _)| info.clear.id).collect();
@@ -112,11 +114,12 @@ impl Prune {
             .collect();
         answer(
             json,
-            json!({ "kept": kept, "forgotten": texts(&ids), "dry_run": self.dry_run }),
+            json!({
+                "kept": kept, "forgotten": texts(&ids), "dry_run": self.dry_run, "unreadable": bad,
+            }),
             || {
                 let row = |(info, verdict): &(engine::SnapshotInfo, engine::Verdict)| {
                     let clear = &info.clear;
-                    let group = clear.group.to_string();
                     let verdict = match &verdict[..] {
                         [] => "-".into(),
                         rules => rules.join(", "),
@@ -124,21 +127,24 @@ impl Prune {
                     vec![
                         clear.id.to_string(),
                         show::time(clear.time.seconds),
-                        group[..8].into(),
+                        group(info),
                         verdict,
                     ]
                 };
-                let header = ["SNAPSHOT", "TIME", "GROUP ID", "KEPT BY"];
+                let header = ["SNAPSHOT", "TIME", "GROUP", "KEPT BY"];
                 show::table(&header, &judged.iter().map(row).collect::<Vec<_>>());
-                let (count, kept) = (snapshots(ids.len()), kept.len());
+                let (count, kept) = (show::count(ids.len() as u64, "snapshot"), kept.len());
                 if self.dry_run {
                     println!("{count} would be forgotten, {kept} kept.");
+                } else if ids.is_empty() {
+                    println!("{count} forgotten, {kept} kept.");
                 } else {
                     println!("{count} forgotten, {kept} kept; {NEXT}.");
                 }
+                tell_unread(&bad);
             },
         )?;
-        Ok(Outcome::Done)
+        Ok(outcome(bad.len() as u64))
     }
 }
 
@@ -195,13 +201,14 @@ impl Lock {
 pub(super) fn gc(dir: &Path, dry_run: bool, json: bool) -> Result<Outcome> {
     let store = open(dir)?;
     let progress = Arc::new(Progress::default());
-    let meter = Meter::start(progress.clone(), Arc::new(AtomicU64::new(0)));
+    let unknown = Arc::new(AtomicU64::new(0));
     let done = if dry_run {
-        store.garbage(&progress)?
+        let kept = "nothing was changed; run it again to know";
+        work::run(&progress, &unknown, kept, || store.garbage(&progress))?
     } else {
-        store.collect(&progress)?
+        let kept = "what was freed by then is free; run it again for the rest";
+        work::run(&progress, &unknown, kept, || store.collect(&progress))?
     };
-    drop(meter);
     answer(
         json,
         json!({
@@ -215,12 +222,12 @@ pub(super) fn gc(dir: &Path, dry_run: bool, json: bool) -> Result<Outcome> {
                 if done.more { "at least " } else { "" },
             );
             println!(
-                "{least}{} chunks ({}) are needed by no snapshot; {least}{} {would}freed, {} {would}copied out of {} packs; {} of garbage stay in packs that are mostly needed",
-                done.chunks,
+                "{least}{} ({}) needed by no snapshot; {least}{} {would}freed, {} {would}copied out of {}; {} of garbage left in packs that are mostly needed",
+                show::count(done.chunks, "chunk"),
                 show::size(done.bytes),
                 show::size(done.freed),
                 show::size(done.copied),
-                done.packs,
+                show::count(done.packs, "pack"),
                 show::size(done.left),
             );
             tell(&done.findings, done.findings.len() as u64);

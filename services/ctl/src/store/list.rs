@@ -1,10 +1,12 @@
 //! `strongroom store snapshots`, `verify` and `recover`.
 
-use super::meter::Meter;
-use super::{Outcome, answer, at, open_with_key, options, outcome, path_json, show, tell, texts};
+use super::{
+    Outcome, answer, at, group, open_with_key, options, outcome, path_json, show, tell,
+    tell_unread, texts, unread, work,
+};
 use anyhow::Result;
 use clap::Args;
-use engine::{Progress, SnapshotInfo, Store};
+use engine::{Lost, Progress, SnapshotInfo, Store};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,10 +28,7 @@ impl Snapshots {
         let (snapshots, unreadable) = store.snapshots()?;
         let locks = store.locks()?;
         let until = |s: &SnapshotInfo| locks.get(&s.clear.id).copied();
-        let bad: Vec<String> = unreadable
-            .into_iter()
-            .map(|(id, error)| format!("snapshot {id}: {:#}", anyhow::Error::from(error)))
-            .collect();
+        let bad = unread(unreadable);
         answer(
             json,
             json!({ "snapshots": snapshots.iter().map(|s| document(s, until(s))).collect::<Vec<_>>(), "unreadable": bad }),
@@ -53,10 +52,7 @@ impl Snapshots {
                         .map(|s| row(s, until(s)))
                         .collect::<Vec<_>>(),
                 );
-                if !bad.is_empty() {
-                    eprintln!("{} snapshots cannot be read:", bad.len());
-                    tell(&bad, bad.len() as u64);
-                }
+                tell_unread(&bad);
             },
         )?;
         Ok(outcome(bad.len() as u64))
@@ -90,7 +86,7 @@ fn row(snapshot: &SnapshotInfo, locked_until: Option<i64>) -> Vec<String> {
     vec![
         clear.id.to_string(),
         show::time(clear.time.seconds),
-        known(details.map(|d| d.group.clone())),
+        group(snapshot),
         known(paths),
         clear.entries.to_string(),
         show::size(clear.logical),
@@ -100,6 +96,10 @@ fn row(snapshot: &SnapshotInfo, locked_until: Option<i64>) -> Vec<String> {
         known(locked_until.map(show::time)),
     ]
 }
+
+/// Said when a verification is.
+const INTERRUPTED: &str =
+    "nothing was changed, and nothing is known; verify again, or with --sample, which reads less";
 
 /// What to verify.
 #[derive(Args)]
@@ -124,18 +124,21 @@ impl Verify {
     pub(super) fn run(&self, json: bool) -> Result<Outcome> {
         let store = open_with_key(&self.dir, self.key_file.as_deref())?;
         let progress = Arc::new(Progress::default());
-        let total = store.stats()?.totals.stored;
-        let meter = Meter::start(progress.clone(), Arc::new(AtomicU64::new(total)));
-        let report = store.verify_sample(self.sample, &progress)?;
-        drop(meter);
+        let total = store.stats()?.packed;
+        let total = Arc::new(AtomicU64::new(total));
+        let report = work::run(&progress, &total, INTERRUPTED, || {
+            store.verify_sample(self.sample, &progress)
+        })?;
         let packs = progress.counts().files;
+        let lost: Vec<_> = report.lost.iter().map(lost_document).collect();
+        let lost = store.is_unlocked().then_some(lost);
         answer(
             json,
             json!({
                 "packs": packs, "frames": report.frames, "bytes": report.bytes,
                 "stored": report.stored, "damaged": texts(&report.damaged),
                 "missing": texts(&report.missing), "snapshots": texts(&report.snapshots),
-                "finding_count": report.finding_count, "findings": report.findings,
+                "lost": lost, "finding_count": report.finding_count, "findings": report.findings,
             }),
             || {
                 let read = match report.stored {
@@ -143,8 +146,9 @@ impl Verify {
                     stored => report.bytes as f64 / stored as f64 * 100.0,
                 };
                 println!(
-                    "{} frames in {packs} packs, {} ({read:.1} %) read{}",
-                    report.frames,
+                    "{} in {}, {} ({read:.1} %) read{}",
+                    show::count(report.frames, "frame"),
+                    show::count(packs, "pack"),
                     show::size(report.bytes),
                     if store.is_unlocked() {
                         " and opened"
@@ -153,15 +157,36 @@ impl Verify {
                     },
                 );
                 println!(
-                    "{} chunks damaged, {} missing, {} snapshots affected",
-                    report.damaged.len(),
+                    "{} damaged, {} missing, {} affected",
+                    show::count(report.damaged.len() as u64, "chunk"),
                     report.missing.len(),
-                    report.snapshots.len()
+                    show::count(report.snapshots.len() as u64, "snapshot")
                 );
                 tell(&report.findings, report.finding_count);
+                report.lost.iter().for_each(tell_lost);
             },
         )?;
         Ok(outcome(report.finding_count))
+    }
+}
+
+fn lost_document(lost: &Lost) -> serde_json::Value {
+    json!({
+        "snapshot": lost.snapshot.to_string(), "file_count": lost.file_count,
+        "files": lost.files.iter().map(|p| path_json(p)).collect::<Vec<_>>(),
+        "nameless": lost.nameless,
+    })
+}
+
+/// Lists what is lost of a snapshot.
+fn tell_lost(lost: &Lost) {
+    let files = show::count(lost.file_count, "file");
+    eprintln!("snapshot {}, {files} damaged:", lost.snapshot);
+    let names: Vec<String> = lost.files.iter().map(|p| filetree::shown(p)).collect();
+    tell(&names, lost.file_count);
+    if lost.nameless > 0 {
+        let entries = show::count(lost.nameless, "entry");
+        eprintln!("  {entries} whose names cannot be read either");
     }
 }
 
@@ -173,8 +198,8 @@ pub(super) fn recover(dir: &Path, json: bool) -> Result<Outcome> {
         json!({ "chunks": totals.chunks, "unique": totals.unique, "stored": totals.stored }),
         || {
             println!(
-                "The index is made anew: {} chunks, {} stored. `strongroom store verify` reads them all.",
-                totals.chunks,
+                "The index is made anew: {}, {} stored. `strongroom store verify` reads all of it.",
+                show::count(totals.chunks, "chunk"),
                 show::size(totals.stored)
             );
         },

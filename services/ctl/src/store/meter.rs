@@ -33,7 +33,10 @@ impl Meter {
         let began = Instant::now();
         let watch = move || {
             while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
-                let (counts, total) = (progress.counts(), total.load(Relaxed));
+                let counts = progress.counts();
+                // beyond it there is more to do than anybody knows
+                let total = Some(total.load(Relaxed)).filter(|total| *total >= counts.bytes);
+                let total = total.unwrap_or(0);
                 match &bar {
                     Some(bar) => move_bar(bar, counts, total),
                     None => eprintln!("{}", line(counts, total, began.elapsed())),
@@ -65,13 +68,10 @@ impl Drop for Meter {
 }
 
 fn move_bar(bar: &ProgressBar, counts: Counts, total: u64) {
-    if bar.length().is_none() {
-        let known = total > 0;
-        let style = ProgressStyle::with_template(if known { WHOLE } else { SPINNER });
-        bar.set_style(style.expect("a fixed template"));
-        if known {
-            bar.set_length(total);
-        }
+    let style = ProgressStyle::with_template(if total > 0 { WHOLE } else { SPINNER });
+    bar.set_style(style.expect("a fixed template"));
+    if total > 0 {
+        bar.set_length(total);
     }
     bar.set_position(counts.bytes);
     bar.set_message(dedup(counts));

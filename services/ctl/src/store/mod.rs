@@ -11,13 +11,16 @@ mod repair;
 mod reread;
 mod restore;
 mod stats;
+mod work;
 
 use crate::appliance::show;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use engine::storage::directory::Directory;
-use engine::{Options, SnapshotInfo, Store};
+use engine::{Options, SnapshotInfo, Store, Unreadable};
+use format::GroupId;
 use format::superblock::Profile;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
@@ -103,8 +106,17 @@ pub(crate) enum Outcome {
     Incomplete,
 }
 
+/// Lets each thread have the files open that it works with; a shell's usual 1024 are for programs that
+/// `select`. Without it large machines with many packs would do with what they have.
+fn open_many_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let current = limit.maximum;
+    let _ = setrlimit(Resource::Nofile, Rlimit { current, ..limit });
+}
+
 /// Runs one command; the error's text is for the operator.
 pub(crate) fn run(command: Command, json: bool) -> Result<Outcome> {
+    open_many_files();
     match command {
         Command::Init {
             dir,
@@ -207,6 +219,17 @@ impl Unlocked {
     }
 }
 
+/// What a table calls a snapshot's group: its name needs the key, the beginning of its id tells it
+/// from others without.
+fn group(snapshot: &SnapshotInfo) -> String {
+    let name = snapshot.details.as_ref().map(|details| &*details.group);
+    group_of(name, &snapshot.clear.group)
+}
+
+fn group_of(name: Option<&str>, id: &GroupId) -> String {
+    name.map_or_else(|| id.to_string()[..8].to_owned(), str::to_owned)
+}
+
 /// The snapshot of this id, of the only id that begins so, or the newest one for `latest`.
 fn resolve(store: &Store, name: &str) -> Result<SnapshotInfo> {
     let (snapshots, _) = store.snapshots()?;
@@ -255,6 +278,20 @@ fn ratio(whole: u64, part: u64) -> String {
     match part {
         0 => "-".into(),
         part => format!("{:.1}:1", whole as f64 / part as f64),
+    }
+}
+
+/// A sentence for each snapshot that cannot be read.
+fn unread(snapshots: Unreadable) -> Vec<String> {
+    let sentence = |(id, error)| format!("snapshot {id}: {:#}", anyhow::Error::from(error));
+    snapshots.into_iter().map(sentence).collect()
+}
+
+fn tell_unread(sentences: &[String]) {
+    let count = sentences.len() as u64;
+    if count > 0 {
+        eprintln!("{} cannot be read:", show::count(count, "snapshot"));
+        tell(sentences, count);
     }
 }
 

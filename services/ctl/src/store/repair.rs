@@ -1,7 +1,8 @@
 //! `strongroom store repair`.
 
-use super::meter::Meter;
-use super::{Outcome, answer, at, keyfile, open, options, outcome, show, tell, texts};
+use super::{
+    Outcome, answer, at, keyfile, open, options, outcome, show, tell, texts, unread, work,
+};
 use anyhow::{Result, bail};
 use clap::Args;
 use engine::{Error, Progress, Repaired, Store};
@@ -10,6 +11,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
+
+/// Said when one is.
+const INTERRUPTED: &str = "what was healed by then is; repair again for the rest";
+
+fn is_of_index(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Error::Index { .. }))
+}
 
 /// What to repair, and from what.
 #[derive(Args)]
@@ -36,10 +44,13 @@ impl Repair {
                 store.unlock(keyset)?;
             }
             let progress = Arc::new(Progress::default());
-            let total = store.stats()?.totals.stored;
-            let _meter = Meter::start(progress.clone(), Arc::new(AtomicU64::new(total)));
-            match store.repair(from.as_ref(), &progress) {
-                Err(Error::Index { .. }) if !index_made => {
+            let total = store.stats()?.packed;
+            let total = Arc::new(AtomicU64::new(total));
+            let repaired = work::run(&progress, &total, INTERRUPTED, || {
+                store.repair(from.as_ref(), &progress)
+            });
+            match repaired {
+                Err(error) if !index_made && is_of_index(&error) => {
                     drop(store);
                     store = Store::recover(at(&self.dir)?, options())?;
                     index_made = true;
@@ -56,10 +67,7 @@ impl Repair {
             damaged,
             elsewhere,
         } = repaired;
-        let mut problems: Vec<String> = left
-            .into_iter()
-            .map(|(id, error)| format!("snapshot {id}: {:#}", anyhow::Error::from(error)))
-            .collect();
+        let mut problems = unread(left);
         let stays = |pack| {
             format!(
                 "packs/{pack}.pack is damaged and stays: a chunk of it is needed and could not be had"
@@ -85,21 +93,22 @@ impl Repair {
                     println!("The index was made anew.");
                 }
                 println!(
-                    "{} things found; {frames} frames, {} stored anew, {} snapshots whole again, in {seconds:.1} s",
-                    report.finding_count,
+                    "{} found; {}, {} stored anew, {} whole again, in {seconds:.1} s",
+                    show::count(report.finding_count, "thing"),
+                    show::count(frames, "frame"),
                     show::size(bytes),
-                    healed.len()
+                    show::count(healed.len() as u64, "snapshot")
                 );
                 if let (false, Some(from)) = (elsewhere.is_empty(), &self.from) {
                     println!(
-                        "{} snapshots are only in {from}; if they were lost here, `strongroom store copy {from} {}` brings them.",
-                        elsewhere.len(),
+                        "{} only in {from}: what was lost here `strongroom store copy {from} {}` brings.",
+                        show::count(elsewhere.len() as u64, "snapshot"),
                         self.dir.display(),
                         from = from.display(),
                     );
                 }
                 if count > 0 {
-                    eprintln!("{count} things are not healed:");
+                    eprintln!("{} not healed:", show::count(count, "thing"));
                     tell(&problems, count);
                 }
             },

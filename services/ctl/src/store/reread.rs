@@ -39,6 +39,7 @@ pub(super) fn compare(
     for item in store.entries(id, below)? {
         // told by the restore itself
         let Ok((entry, content)) = item else { break };
+        progress.check()?;
         if entry.kind != Kind::File {
             continue;
         }
@@ -48,6 +49,7 @@ pub(super) fn compare(
             .and_then(|file| matches(store, &entry, &content, file, &mut buffer, progress));
         match same {
             Ok(()) => done.bytes += entry.size,
+            Err(_) if progress.check().is_err() => break,
             Err(sentence) => {
                 done.different += 1;
                 if done.differences.len() < filetree::write::MAX_PROBLEMS {
@@ -57,6 +59,7 @@ pub(super) fn compare(
             }
         }
     }
+    progress.check()?;
     Ok(done)
 }
 
@@ -99,6 +102,7 @@ fn matches(
     let mut extents = store.pieces(entry, content).map_err(|e| e.to_string())?;
     let mut at = 0;
     while let Some(extent) = extents.next_extent().map_err(|e| e.to_string())? {
+        progress.check().map_err(|e| e.to_string())?;
         let data = format::extents::data_of(&extent);
         let (same, length) = match extent {
             Extent::Data { digest, length } => {

@@ -1,7 +1,6 @@
 //! `strongroom store restore`.
 
-use super::meter::Meter;
-use super::{Outcome, Unlocked, answer, outcome, reread, resolve, show, tell};
+use super::{Outcome, Unlocked, answer, outcome, reread, resolve, show, tell, work};
 use anyhow::{Result, bail};
 use clap::Args;
 use engine::{Progress, SnapshotInfo, Store, Target, TargetFile};
@@ -43,9 +42,13 @@ impl Restore {
         let below = self.below(&details.unwrap_or_default().paths);
         let progress = Arc::new(Progress::default());
         let total = if below.is_empty() { clear.logical } else { 0 };
-        let meter = Meter::start(progress.clone(), Arc::new(AtomicU64::new(total)));
-        let (report, lost) = self.write(&store, clear.id, below, &progress)?;
-        drop(meter);
+        let total = Arc::new(AtomicU64::new(total));
+        let target = self.target.display();
+        let kept =
+            format!("a part of the snapshot may be in {target}; remove that, and restore again");
+        let (report, lost) = work::run(&progress, &total, &kept, || {
+            self.write(&store, clear.id, below, &progress)
+        })?;
         let mut problems: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
         let mut count = problems.len() as u64 + report.more;
         problems.extend(lost.iter().cloned());
@@ -53,8 +56,10 @@ impl Restore {
         let mut reread = None;
         if self.verify {
             let progress = Arc::new(Progress::default());
-            let _meter = Meter::start(progress.clone(), Arc::new(AtomicU64::new(total)));
-            let found = reread::compare(&store, clear.id, below, &self.target, &progress)?;
+            let kept = format!("all is restored to {target}, but not all was read again");
+            let found = work::run(&progress, &total, &kept, || {
+                reread::compare(&store, clear.id, below, &self.target, &progress)
+            })?;
             count += found.different;
             problems.extend(found.differences);
             reread = Some((found.files, found.bytes));
@@ -69,16 +74,16 @@ impl Restore {
             }),
             || {
                 println!(
-                    "{} entries, {} restored to {} in {seconds:.1} s",
-                    report.entries,
+                    "{}, {} restored to {target} in {seconds:.1} s",
+                    show::count(report.entries, "entry"),
                     show::size(report.bytes),
-                    self.target.display()
                 );
                 if let Some((files, bytes)) = reread {
-                    println!("{files} files, {} read again", show::size(bytes));
+                    let files = show::count(files, "file");
+                    println!("{files}, {} read again", show::size(bytes));
                 }
                 if count > 0 {
-                    eprintln!("{count} problems:");
+                    eprintln!("{}:", show::count(count, "problem"));
                     tell(&problems, count);
                 }
             },
@@ -117,6 +122,7 @@ impl Restore {
         let lost = match store.restore(id, below, &mut tree, progress) {
             Ok(()) => None,
             // nothing is made at the target before the snapshot is known to open
+            Err(error) if work::is_cancelled(error.downcast_ref()) => return Err(error),
             Err(error) if tree.writer.is_some() && error.is::<engine::Error>() => Some(format!(
                 "the rest of the snapshot is not restored: {error:#}"
             )),

@@ -1,6 +1,6 @@
 //! `strongroom store stats`.
 
-use super::{Outcome, answer, open_with_key, outcome, ratio, show};
+use super::{Outcome, answer, group_of, open_with_key, outcome, ratio, show};
 use anyhow::Result;
 use clap::Args;
 use engine::SnapshotInfo;
@@ -54,9 +54,9 @@ impl Stats {
                 println!("Snapshots {}", snapshots.len());
                 println!("Logical   {}", show::size(logical));
                 println!(
-                    "Unique    {} in {} chunks",
+                    "Unique    {} in {}",
                     show::size(totals.unique),
-                    totals.chunks
+                    show::count(totals.chunks, "chunk")
                 );
                 println!(
                     "Stored    {} ({})",
@@ -73,8 +73,8 @@ impl Stats {
                 show::table(&header, &rows);
                 if !unreadable.is_empty() {
                     eprintln!(
-                        "{} snapshots cannot be read and are not counted; run `strongroom store verify`",
-                        unreadable.len()
+                        "{} unreadable and not counted; run `strongroom store verify`",
+                        show::count(unreadable.len() as u64, "snapshot")
                     );
                 }
             },
@@ -116,7 +116,7 @@ impl Group {
 
     fn row(&self, id: &GroupId) -> Vec<String> {
         vec![
-            self.name.clone().unwrap_or_else(|| id.to_string()),
+            group_of(self.name.as_deref(), id),
             self.snapshots.to_string(),
             show::time(self.newest),
             show::size(self.logical),

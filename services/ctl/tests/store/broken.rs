@@ -208,14 +208,14 @@ fn packs_cut_off_and_files_of_elsewhere_cost_what_was_in_them_alone() {
     fs::write(bench.at("s/snapshots/notes"), "mine").unwrap();
 
     let (out, error) = bench.ends(&["verify", "s"], 1);
-    assert!(out.contains("1 snapshots affected"), "{out}{error}");
+    assert!(out.contains("1 snapshot affected"), "{out}{error}");
     assert!(
         error.contains(pack.file_name().unwrap().to_str().unwrap()),
         "{error}"
     );
     let (_, error) = bench.ends(&["restore", "s", "--key-file", "k", id, "back"], 1);
     assert!(
-        error.starts_with("1 problems:\n  large: cannot read packs/"),
+        error.starts_with("1 problem:\n  large: cannot read packs/"),
         "{error}"
     );
     assert_eq!(fs::read_to_string(bench.at("back/kept")).unwrap(), "kept");

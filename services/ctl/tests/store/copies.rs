@@ -26,7 +26,7 @@ fn a_copy_is_made_kept_up_to_date_and_restored_from() {
     specimen::mutate(&source, 3).unwrap();
     bench.backup(&source);
     let said = bench.good(&["copy", "s", "far/away"]);
-    let words = "1 snapshots copied to far/away, 1 there already; ";
+    let words = "1 snapshot copied to far/away, 1 there already; ";
     assert!(said.starts_with(words), "{said}");
     assert_eq!(bench.sums("far/away"), bench.sums("s"));
     let restore = ["restore", "far/away", "--key-file", "k", "latest", "back"];

@@ -10,6 +10,7 @@ mod hostile;
 mod many;
 mod mounted;
 mod schema;
+mod signals;
 mod unchanged;
 
 use bench::{Bench, told};
@@ -211,6 +212,11 @@ fn what_cannot_be_is_refused_by_a_sentence_and_changes_nothing() {
         assert!(error.contains(words), "{arguments:?}: {error}");
         assert_eq!(error.lines().count(), 1, "{error}");
     }
+    let nameless = ["backup", "s", "--key-file", "k", "--group", "", "file"];
+    let (_, error) = bench.ends(&nameless, 2);
+    assert!(error.contains("'--group <GROUP>'"), "{error}");
+    let said = bench.good(&["prune", "s", "--keep-last", "1"]);
+    assert!(said.ends_with("0 snapshots forgotten, 0 kept.\n"), "{said}");
     assert!(!bench.at("k3").exists(), "no key of a store that is not");
     assert_eq!(bench.json(&["stats", "s"])["chunks"], 0);
 }
@@ -272,18 +278,21 @@ fn damage_is_found_without_a_key_and_restored_around() {
     fs::write(&largest, &bytes).unwrap();
     let restore = ["restore", "s", "--key-file", "k", id, "back"];
     let (_, error) = bench.ends(&restore, 1);
-    assert!(error.contains("1 problems:\n  large: chunk "), "{error}");
+    assert!(error.contains("1 problem:\n  large: chunk "), "{error}");
     assert_eq!(fs::read_to_string(bench.at("back/small")).unwrap(), "kept");
     assert!(!bench.at("back/large").exists());
     let (out, error) = bench.ends(&["verify", "s"], 1);
     assert!(
-        out.contains("1 chunks damaged, 0 missing, 1 snapshots affected"),
+        out.contains("1 chunk damaged, 0 missing, 1 snapshot affected"),
         "{out}"
     );
     assert!(
         error.contains(&format!("snapshot {id}: not all of it")),
         "{error}"
     );
+    let (_, error) = bench.ends(&["verify", "s", "--key-file", "k"], 1);
+    let words = format!("snapshot {id}, 1 file damaged:\n  large\n");
+    assert!(error.ends_with(&words), "{error}");
     // the next backup stores anew what is broken, and heals the snapshot
     bench.backup(&source);
     bench.good(&["restore", "s", "--key-file", "k", id, "back2"]);
@@ -470,6 +479,21 @@ fn what_is_forgotten_makes_room_once_it_is_collected() {
     let planned = bench.json(&["prune", "s", "--keep-last", "1", "--dry-run"]);
     assert_eq!(planned["forgotten"], serde_json::json!([id(&first)]));
     assert_eq!(planned["kept"][0]["rules"][0], "last");
+    // names are sealed, ids are not; both tables say the same
+    let group = |arguments: &[&str]| {
+        let table = bench.good(arguments);
+        let row = table.lines().nth(1).unwrap();
+        row.split_whitespace().nth(4).unwrap().to_owned()
+    };
+    let (prune, key) = (
+        ["prune", "s", "--keep-last", "1", "--dry-run"],
+        ["--key-file", "k"],
+    );
+    assert_eq!(group(&[&prune[..], &key].concat()), "g");
+    assert_eq!(group(&[&["snapshots", "s"][..], &key].concat()), "g");
+    let of_id = bench.json(&["snapshots", "s"])["snapshots"][0]["group_id"].clone();
+    let of_id = &of_id.as_str().unwrap()[..8];
+    assert_eq!([group(&prune), group(&["snapshots", "s"])], [of_id, of_id]);
     assert_eq!(
         bench.json(&["snapshots", "s"])["snapshots"]
             .as_array()

@@ -164,6 +164,7 @@ fn what_each_command_prints_is_as_its_schema_says() {
         fs::write(&pack, &bytes).unwrap();
     }
     schema.run(&bench, 1, &["verify", "s"]);
+    schema.run(&bench, 1, &["verify", "s", "--key-file", "k"]);
     schema.run(&bench, 1, &["copy", "s", "further"]);
     schema.run(&bench, 1, &["repair", "s"]);
     let repaired = schema.run(&bench, 0, &["repair", "s", "--from", "far"]);
@@ -178,6 +179,8 @@ fn what_each_command_prints_is_as_its_schema_says() {
     }
     schema.run(&bench, 1, &["snapshots", "s"]);
     schema.run(&bench, 1, &["stats", "s"]);
+    // nobody knows whether a rule would keep it
+    schema.run(&bench, 1, &["prune", "s", "--keep-last", "1"]);
 
     let commands = commands(&bench);
     assert_eq!(schema.seen, commands);

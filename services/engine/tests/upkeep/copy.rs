@@ -77,6 +77,42 @@ fn unique_frames_travel_once_and_nothing_else_does() {
 }
 
 #[test]
+fn what_is_lacking_is_what_a_copy_brings_whatever_was_forgotten() {
+    let keys = Store::new_keyset().unwrap();
+    let (near, far) = (Simulated::new(), Simulated::new());
+    let site = fresh(&near, &keys, Site);
+    let centre = fresh(&far, &keys, Centre);
+    let brings = || {
+        let progress = Progress::default();
+        let lacking = site.lacking(&centre).unwrap();
+        site.copy_to(&centre, &progress).unwrap();
+        // the copy may have ended before it was counted
+        let counted = lacking.bytes(|| true).unwrap();
+        assert_eq!(counted, Some(progress.counts().bytes));
+        counted.unwrap()
+    };
+    let ours = files(300, 1, 3000);
+    let first = back_up(&site, 1, &ours).unwrap().clear;
+    back_up(&site, 2, &files(310, 1, 3000)).unwrap();
+    // the second now brings what only the first says that it stored
+    site.forget(&[first.id]).unwrap();
+    site.collect(&Progress::default()).unwrap();
+    assert!(brings() > first.stored / 2);
+    // the copy keeps what is gone here, and lacks what is new
+    let forgotten = site.snapshot_ids().unwrap();
+    back_up(&site, 3, &files(200, 5000, 3000)).unwrap();
+    site.forget(&forgotten).unwrap();
+    site.collect(&Progress::default()).unwrap();
+    assert!(brings() > 200 * 3000);
+    assert_eq!(brings(), 0);
+    back_up(&site, 4, &files(10, 9000, 3000)).unwrap();
+    assert_eq!(
+        site.lacking(&centre).unwrap().bytes(|| false).unwrap(),
+        None
+    );
+}
+
+#[test]
 fn what_arrived_before_an_interruption_stays() {
     let keys = Store::new_keyset().unwrap();
     let (near, far) = (Simulated::new(), Simulated::new());

@@ -3,6 +3,7 @@
 use crate::rig::{back_up, files, fresh, options, restored};
 use engine::storage::simulated::Simulated;
 use engine::{Options, Progress, Report, Store};
+use format::frame::Kind;
 use format::superblock::Profile::Site;
 use format::{Digest, SnapshotId};
 use std::sync::Arc;
@@ -134,4 +135,50 @@ fn a_sample_reads_all_metadata_and_so_much_of_the_data() {
         .find(|report| !report.is_clean());
     let found = found.expect("but once in 10^91 runs");
     assert_eq!((found.damaged, found.snapshots), (vec![digest], vec![id]));
+}
+
+#[test]
+fn files_that_are_lost_are_named_and_counted() {
+    let keys = Store::new_keyset().unwrap();
+    let disk = Simulated::new();
+    let store = fresh(&disk, &keys, Site);
+    let mut tree = files(1500, 1, 40);
+    let first = back_up(&store, 1, &tree).unwrap().clear.id;
+    tree[1499].1 = files(200, 70_000, 40)
+        .into_iter()
+        .flat_map(|f| f.1)
+        .collect();
+    let second = back_up(&store, 2, &tree).unwrap().clear.id;
+    let lost = |report: &Report, id| report.lost.iter().find(|l| l.snapshot == id).cloned();
+    // of a file with a list of its own, and of one that both have
+    for chunk in [&tree[1499].1[150], &tree[3].1[0]] {
+        damage(&disk, &store, &store.digest_of(chunk).unwrap());
+    }
+    let report = verify(&store);
+    let [in_first, in_second] = [first, second].map(|id| lost(&report, id).unwrap());
+    assert_eq!(in_first.files, [b"f00003"]);
+    assert_eq!(in_second.files, [b"f00003", b"f01499"]);
+    assert_eq!((in_second.file_count, in_second.nameless), (2, 0));
+    // more than are named
+    for (_, chunks) in &tree[4..151] {
+        damage(&disk, &store, &store.digest_of(&chunks[0]).unwrap());
+    }
+    let report = verify(&store);
+    let [in_first, in_second] = [first, second].map(|id| lost(&report, id).unwrap());
+    assert_eq!((in_first.files.len(), in_first.file_count), (100, 148));
+    assert_eq!((in_second.files.len(), in_second.file_count), (100, 149));
+    // and a leaf, of whose names none is known
+    let mut leaf = store.snapshot(first).unwrap().clear.root;
+    while let (Kind::Node, below) = store.refs_of(&leaf).unwrap() {
+        leaf = below[0];
+    }
+    damage(&disk, &store, &leaf);
+    let report = verify(&store);
+    let in_first = lost(&report, first).unwrap();
+    assert!(
+        in_first.nameless > 0 && in_first.file_count < 148,
+        "{in_first:?}"
+    );
+    store.lock();
+    assert_eq!(verify(&store).lost, []);
 }

@@ -12,7 +12,7 @@ mod serve;
 mod tests;
 mod tree;
 
-use super::{Outcome, Unlocked, answer, outcome, path_json, tell};
+use super::{Outcome, Unlocked, answer, outcome, path_json, show, tell_unread, unread};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use fuser::{Config, MountOption, Session, SessionACL};
@@ -50,10 +50,7 @@ impl Mount {
         let mountpoint = self.mountpoint()?;
         let store = self.store.open()?;
         let (snapshots, unreadable) = store.snapshots()?;
-        let bad: Vec<String> = unreadable
-            .into_iter()
-            .map(|(id, error)| format!("snapshot {id}: {:#}", anyhow::Error::from(error)))
-            .collect();
+        let bad = unread(unreadable);
         let count = snapshots.len();
         let place = self.mountpoint.as_os_str().as_bytes();
         let tree = Arc::new(Tree::new(&store, snapshots)?);
@@ -74,14 +71,12 @@ impl Mount {
                 json!({ "mountpoint": path_json(place), "snapshots": count, "unreadable": bad }),
                 || {
                     println!(
-                        "{count} snapshots in {} groups at {}; Ctrl-C or `umount` ends it.",
-                        tree.groups(),
+                        "{} in {} at {}; Ctrl-C or `umount` ends it.",
+                        show::count(count as u64, "snapshot"),
+                        show::count(tree.groups() as u64, "group"),
                         self.mountpoint.display()
                     );
-                    if !bad.is_empty() {
-                        eprintln!("{} snapshots cannot be read:", bad.len());
-                        tell(&bad, bad.len() as u64);
-                    }
+                    tell_unread(&bad);
                 },
             )?;
             let mut asked = false;
