@@ -2,102 +2,19 @@
 
 mod rig;
 
+use engine::storage::Storage;
 use engine::storage::directory::Directory;
+use engine::storage::hooked::Hooked;
 use engine::storage::simulated::Simulated;
-use engine::storage::{File, Guard, Storage};
 use engine::{Options, Progress, Store};
 use format::SnapshotId;
 use format::superblock::Profile;
 use rig::*;
 use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-
-/// A directory that counts the files that are open.
-struct Counted {
-    directory: Directory,
-    open: Arc<AtomicUsize>,
-    most: Arc<AtomicUsize>,
-}
-
-struct CountedFile(Arc<dyn File>, Arc<AtomicUsize>);
-
-impl Drop for CountedFile {
-    fn drop(&mut self) {
-        self.1.fetch_sub(1, Relaxed);
-    }
-}
-
-impl Counted {
-    fn count(&self, file: Arc<dyn File>) -> Arc<dyn File> {
-        let open = self.open.fetch_add(1, Relaxed) + 1;
-        self.most.fetch_max(open, Relaxed);
-        Arc::new(CountedFile(file, self.open.clone()))
-    }
-}
-
-impl File for CountedFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.0.read_at(buffer, offset)
-    }
-
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_at(bytes, offset)
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-
-    fn set_len(&self, length: u64) -> io::Result<()> {
-        self.0.set_len(length)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.0.sync()
-    }
-}
-
-impl Storage for Counted {
-    fn place(&self) -> String {
-        self.directory.place()
-    }
-
-    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.directory.create(name).map(|file| self.count(file))
-    }
-
-    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.directory.open(name).map(|file| self.count(file))
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.directory.rename(from, to)
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.directory.remove(name)
-    }
-
-    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
-        self.directory.list(dir)
-    }
-
-    fn make_dir(&self, dir: &str) -> io::Result<()> {
-        self.directory.make_dir(dir)
-    }
-
-    fn sync_dir(&self, dir: &str) -> io::Result<()> {
-        self.directory.sync_dir(dir)
-    }
-
-    fn lock(&self) -> io::Result<Box<dyn Guard>> {
-        self.directory.lock()
-    }
-}
 
 fn tiny_packs() -> Options {
     Options {
@@ -136,12 +53,20 @@ fn few_files_are_open_however_many_packs_there_are() {
     let ids: Vec<_> = (trees.iter().map(|tree| back_up(&store, tree).unwrap())).collect();
     let before = store.stats().unwrap();
     drop(store);
-    let most = Arc::new(AtomicUsize::new(0));
-    let counted = Counted {
-        directory: Directory::open(&dir).unwrap(),
-        open: Arc::default(),
-        most: most.clone(),
-    };
+    let (open, most) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
+    let counted = most.clone();
+    let counted = Hooked::new(Directory::open(&dir).unwrap(), move |call| {
+        match call.method {
+            "open" | "create" => {
+                counted.fetch_max(open.fetch_add(1, Relaxed) + 1, Relaxed);
+            }
+            "close" => {
+                open.fetch_sub(1, Relaxed);
+            }
+            _ => {}
+        }
+        Ok(())
+    });
     let store = Store::recover(Arc::new(counted), tiny_packs()).unwrap();
     let most = most.load(Relaxed);
     assert!(most < 50, "{most} files were open");
