@@ -39,7 +39,7 @@ pub struct Store {
     pub(crate) core: Arc<Core>,
     superblock: Superblock,
     ingest: Mutex<Option<Arc<Ingest>>>,
-    /// Held by the collection that runs.
+    /// Held by whoever gives packs up for new ones.
     pub(crate) collecting: Mutex<()>,
     _guard: Box<dyn Guard>,
 }

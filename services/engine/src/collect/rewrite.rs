@@ -72,7 +72,7 @@ impl Store {
     }
 
     /// Copies what is needed of packs to new ones, and removes them. Answers those that stay, for a
-    /// chunk that is needed of them is damaged.
+    /// chunk that is needed of them is damaged. Who calls it holds `collecting`: a pack goes once.
     pub(crate) fn renew(
         &self,
         packs: &[(u32, Pack)],
