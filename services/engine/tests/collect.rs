@@ -2,13 +2,16 @@
 
 mod rig;
 
+use engine::storage::hooked::Hooked;
 use engine::storage::simulated::{Fault, Simulated};
 use engine::{Error, Progress, Store};
 use format::SnapshotId;
+use format::entry::Kind;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use rig::*;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 fn collected(store: &Store) -> engine::Collected {
@@ -133,6 +136,46 @@ fn a_collection_that_waits_can_be_cancelled_and_leaves_everything() {
     is_clean(&store);
 }
 
+#[test]
+fn a_backup_that_stores_anew_what_is_about_to_be_buried_wins() {
+    let (disk, keys) = (Simulated::new(), Store::new_keyset().unwrap());
+    let all = tree(0, 100);
+    let gone = back_up(&made(&disk, &keys), &all).unwrap();
+    // after what is dead was found and all who could lean on it ended: the third look at the snapshots
+    let (looks, counted) = (AtomicU64::new(0), Arc::new(AtomicBool::new(false)));
+    let counts = counted.clone();
+    let (hooked, parking) = Hooked::parking(disk.clone(), move |call| {
+        let looks_at_them = (call.method, call.name) == ("list", "snapshots");
+        looks_at_them && counts.load(Relaxed) && looks.fetch_add(1, Relaxed) == 2
+    });
+    let store = opened(&hooked, &keys);
+    let chunk = store.digest_of(&noise(50)).unwrap();
+    store.forget(&[gone]).unwrap();
+    counted.store(true, Relaxed);
+    let again = std::thread::scope(|scope| {
+        let collecting = scope.spawn(|| collected(&store));
+        parking.reached.recv().unwrap();
+        store.read_frame(&chunk).unwrap();
+        assert_eq!(store.has(&[chunk]).unwrap(), [false], "it is condemned");
+        // as a backup that ends after the burial
+        let mut writer = begun(&store).unwrap();
+        writer.add_entry(&entry("", Kind::Directory)).unwrap();
+        for (name, number) in &all {
+            add(&mut writer, name, *number).unwrap();
+        }
+        writer.end().unwrap();
+        parking.go_on.send(()).unwrap();
+        collecting.join().unwrap();
+        writer.commit(None).unwrap().clear.id
+    });
+    for _ in 0..2 {
+        restores(&store, again, &all).unwrap();
+        is_clean(&store);
+        collected(&store);
+        nothing_is_left_over(&disk, &store);
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     BackUp(u64, u64),
@@ -197,7 +240,7 @@ proptest! {
                 }
                 Step::Recover => {
                     drop(store.take());
-                    let recovered = Store::recover(std::sync::Arc::new(storage.clone()), options()).unwrap();
+                    let recovered = Store::recover(Arc::new(storage.clone()), options()).unwrap();
                     recovered.unlock(&keys).unwrap();
                     store = Some(recovered);
                 }
