@@ -2,10 +2,11 @@
 
 use crate::core::{Core, Keys, Options, PACKS, SNAPSHOTS, TEMPORARY, locked, random, write_whole};
 use crate::error::{Error, Result, format_error, io_error};
-use crate::index::{INDEX, IndexSize, RUNS, Setting, Totals};
+use crate::index::{INDEX, Index, IndexSize, RUNS, Setting, Totals};
 use crate::ingest::Ingest;
 use crate::progress::Progress;
 use crate::read::{Entries, Pieces, SnapshotInfo};
+use crate::recover::usable_index;
 use crate::storage::{Guard, Storage};
 use crate::writer::{SnapshotMeta, SnapshotWriter};
 use format::entry::Entry;
@@ -96,7 +97,7 @@ impl Store {
             .map_err(io_error(&place, "sync", "the directory"))?;
         // last: a directory without it is no datastore
         write_whole(&*storage, "", SUPERBLOCK, &superblock.encode())?;
-        Self::with(storage, guard, superblock, options)
+        Self::with(storage, guard, superblock, options, usable_index)
     }
 
     /// Opens a datastore, locked. What a power cut left half done is removed or completed; an
@@ -105,6 +106,15 @@ impl Store {
     /// # Errors
     /// [`Error::NoDatastore`], [`Error::Busy`], a newer format, or an I/O failure.
     pub fn open(storage: Arc<dyn Storage>, options: Options) -> Result<Self> {
+        Self::open_by(storage, options, usable_index)
+    }
+
+    /// Opens it with an index that is had in this way.
+    pub(crate) fn open_by(
+        storage: Arc<dyn Storage>,
+        options: Options,
+        index: impl FnOnce(Setting) -> Result<Index>,
+    ) -> Result<Self> {
         let place = storage.place();
         let file = storage
             .open(SUPERBLOCK)
@@ -118,7 +128,7 @@ impl Store {
             .map_err(io_error(&place, "read", SUPERBLOCK))?;
         let superblock = Superblock::parse(&bytes).map_err(format_error(SUPERBLOCK))?;
         let guard = lock(&*storage)?;
-        Self::with(storage, guard, superblock, options)
+        Self::with(storage, guard, superblock, options, index)
     }
 
     fn with(
@@ -126,6 +136,7 @@ impl Store {
         guard: Box<dyn Guard>,
         superblock: Superblock,
         options: Options,
+        index: impl FnOnce(Setting) -> Result<Index>,
     ) -> Result<Self> {
         let place = storage.place();
         // names that a process gave which was killed then may not be durable, and are built upon now
@@ -154,8 +165,9 @@ impl Store {
             datastore: superblock.datastore,
             memory: options.memory.clone(),
             batch: options.index_batch,
+            unread: None,
         };
-        let index = crate::recover::usable_index(setting)?;
+        let index = index(setting)?;
         let core = Arc::new(Core::new(storage, superblock.datastore, options, index));
         Ok(Self {
             core,

@@ -240,7 +240,7 @@ proptest! {
                 }
                 Step::Recover => {
                     drop(store.take());
-                    let recovered = Store::recover(Arc::new(storage.clone()), options()).unwrap();
+                    let (recovered, _) = Store::recover(Arc::new(storage.clone()), options()).unwrap();
                     recovered.unlock(&keys).unwrap();
                     store = Some(recovered);
                 }

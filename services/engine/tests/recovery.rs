@@ -67,7 +67,7 @@ fn few_files_are_open_however_many_packs_there_are() {
         }
         Ok(())
     });
-    let store = Store::recover(Arc::new(counted), tiny_packs()).unwrap();
+    let (store, _) = Store::recover(Arc::new(counted), tiny_packs()).unwrap();
     let most = most.load(Relaxed);
     assert!(most < 50, "{most} files were open");
     store.unlock(&keys).unwrap();
@@ -218,4 +218,61 @@ fn of_a_chunk_stored_twice_the_sound_one_counts() {
         store.collect(&Progress::default()).unwrap();
         restores(&store, id, &files).unwrap();
     }
+}
+
+#[test]
+fn a_sector_that_cannot_be_read_keeps_nobody_from_making_the_index_anew() {
+    let (storage, far) = (Simulated::new(), Simulated::new());
+    let keys = Store::new_keyset().unwrap();
+    let (store, copy) = (made(&storage, &keys), made(&far, &keys));
+    let files = tree(0, 400);
+    let id = back_up(&store, &files).unwrap();
+    store.copy_to(&copy, &Progress::default()).unwrap();
+    drop(store);
+    let (named, kept) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    for pack in storage.list("packs").unwrap() {
+        let name = format!("packs/{pack}");
+        let end = storage.bytes(&name).unwrap().len() as u64 - 1;
+        // with the header, with the footer's end, in the middle
+        for at in [0, end, end / 2] {
+            let disk = storage.after_power_cut(u64::MAX);
+            disk.remove("index").unwrap();
+            let (sector, failing) = (at / 4096, name.clone());
+            let broken = Hooked::new(disk, move |call| {
+                let (from, to) = (call.bytes.0 / 4096, call.bytes.0 + call.bytes.1 as u64);
+                let meets = from <= sector && sector * 4096 < to;
+                match call.method == "read_at" && call.name == failing && meets {
+                    true => Err(std::io::Error::other("the sector cannot be read")),
+                    false => Ok(()),
+                }
+            });
+            let opened_as_usual = Store::open(Arc::new(broken.clone()), options()).map(drop);
+            let (store, unread) = Store::recover(Arc::new(broken.clone()), options()).unwrap();
+            match opened_as_usual {
+                // nothing needs to be read there
+                Ok(()) => assert_eq!(unread, [] as [String; 0]),
+                Err(error) => {
+                    assert!(error.to_string().contains(&name), "{error}");
+                    let [said] = &unread[..] else {
+                        panic!("{unread:?}")
+                    };
+                    assert!(said.starts_with(&name), "{said}");
+                    named.fetch_add(1, Relaxed);
+                }
+            }
+            drop(store);
+            let store = opened(&broken, &keys);
+            kept.fetch_add(files_that_come_back(&store, id), Relaxed);
+            store.repair(Some(&copy), &Progress::default()).unwrap();
+            restores(&store, id, &files).unwrap();
+            is_clean(&store);
+        }
+    }
+    let (named, kept) = (named.into_inner(), kept.into_inner());
+    println!("{named} named, {kept} files kept");
+    let packs = storage.list("packs").unwrap().len();
+    assert!(
+        named >= 2 * packs && kept > 3 * packs * 300,
+        "{named}, {kept}"
+    );
 }

@@ -166,18 +166,22 @@ impl Verify {
 }
 
 pub(super) fn recover(dir: &Path, json: bool) -> Result<Outcome> {
-    let store = Store::recover(at(dir)?, options())?;
+    let (store, findings) = Store::recover(at(dir)?, options())?;
     let totals = store.stats()?.totals;
+    let count = findings.len() as u64;
     answer(
         json,
-        json!({ "chunks": totals.chunks, "unique": totals.unique, "stored": totals.stored }),
+        json!({
+            "chunks": totals.chunks, "unique": totals.unique, "stored": totals.stored, "findings": findings,
+        }),
         || {
             println!(
                 "The index is made anew: {} chunks, {} stored. `strongroom store verify` reads them all.",
                 totals.chunks,
                 show::size(totals.stored)
             );
+            tell(&findings, count);
         },
     )?;
-    Ok(Outcome::Done)
+    Ok(outcome(count))
 }

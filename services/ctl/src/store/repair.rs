@@ -41,7 +41,8 @@ impl Repair {
             match store.repair(from.as_ref(), &progress) {
                 Err(Error::Index { .. }) if !index_made => {
                     drop(store);
-                    store = Store::recover(at(&self.dir)?, options())?;
+                    // what could not be read is found again
+                    (store, _) = Store::recover(at(&self.dir)?, options())?;
                     index_made = true;
                 }
                 repaired => break repaired?,

@@ -83,6 +83,7 @@ proptest! {
             datastore: DatastoreId([1; 16]),
             memory: Memory::new(64 << 10),
             batch: 8,
+            unread: None,
         };
         let mut index = Index::open(setting.clone()).unwrap();
         let mut model = Model::default();
@@ -214,6 +215,7 @@ fn a_run_that_is_being_written_is_none_of_the_index_that_is_opened_again() {
         datastore: DatastoreId([1; 16]),
         memory: Memory::new(64 << 10),
         batch: 8,
+        unread: None,
     };
     let index = Index::open(setting.clone()).unwrap();
     let add = |pack: usize| {
