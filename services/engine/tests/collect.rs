@@ -4,7 +4,7 @@ mod rig;
 
 use engine::storage::hooked::Hooked;
 use engine::storage::simulated::{Fault, Simulated};
-use engine::{Error, Progress, Store};
+use engine::{Error, Options, Progress, Store};
 use format::SnapshotId;
 use format::entry::Kind;
 use proptest::collection::vec;
@@ -176,6 +176,46 @@ fn a_backup_that_stores_anew_what_is_about_to_be_buried_wins() {
     }
 }
 
+#[test]
+fn packs_of_many_small_backups_become_few() {
+    let (storage, keys) = (Simulated::new(), Store::new_keyset().unwrap());
+    drop(made(&storage, &keys));
+    let options = Options {
+        pack_size: 1 << 20,
+        ..options()
+    };
+    let store = Store::open(Arc::new(storage.clone()), options).unwrap();
+    store.unlock(&keys).unwrap();
+    let packs = || {
+        let names = storage.names().into_iter();
+        names.filter(|name| name.starts_with("packs/")).count()
+    };
+    let (mut kept, mut copied) = (Vec::new(), 0);
+    for count in 1..=200 {
+        let tree = tree(0, count);
+        kept.push((back_up(&store, &tree).unwrap(), tree));
+        if count % 10 == 0 {
+            let planned = store.garbage(&Progress::default()).unwrap();
+            let done = collected(&store);
+            assert_eq!(planned, done);
+            copied += done.copied;
+        }
+    }
+    assert!(packs() < 70, "{}", packs());
+    let stored = store.stats().unwrap().totals.stored;
+    println!("{} packs, {copied} bytes copied of {stored}", packs());
+    assert!(
+        copied > stored / 2 && copied < 3 * stored,
+        "{copied} of {stored}"
+    );
+    assert_eq!(collected(&store).copied, 0);
+    for (id, tree) in &kept {
+        restores(&store, *id, tree).unwrap();
+    }
+    is_clean(&store);
+    nothing_is_left_over(&storage, &store);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     BackUp(u64, u64),
@@ -258,6 +298,11 @@ fn a_power_cut_at_any_call_of_a_collection_loses_nothing() {
     let gone = back_up(&store, &first).unwrap();
     let kept = back_up(&store, &second).unwrap();
     collected(&store);
+    // each with a pack of data and one of metadata that are short
+    let short: Vec<_> = (500..516).map(|number| tree(number, 1)).collect();
+    let short: Vec<_> = (short.iter())
+        .map(|tree| (back_up(&store, tree).unwrap(), tree))
+        .collect();
     drop(store);
     let before = storage.after_power_cut(u64::MAX);
     let (states, ended, next) = (AtomicU64::new(0), AtomicBool::new(false), AtomicU64::new(0));
@@ -269,7 +314,8 @@ fn a_power_cut_at_any_call_of_a_collection_loses_nothing() {
             storage.set_fault(Some(Fault::PowerCut(storage.calls() + stop)));
             let done = store.forget(&[gone]).and_then(|()| {
                 let added = back_up(&store, &third)?;
-                store.collect(&Progress::default())?;
+                let done = store.collect(&Progress::default())?;
+                assert!(done.packs > 32, "the short ones are among them: {done:?}");
                 Ok(added)
             });
             drop(store);
@@ -279,6 +325,9 @@ fn a_power_cut_at_any_call_of_a_collection_loses_nothing() {
                 let store = opened(&after, &keys);
                 is_clean(&store);
                 restores(&store, kept, &second).unwrap();
+                for (id, tree) in &short {
+                    restores(&store, *id, tree).unwrap();
+                }
                 let there = store.snapshot(gone).is_ok();
                 if there {
                     restores(&store, gone, &first).unwrap();
