@@ -8,8 +8,8 @@
 //! nothing that begins now leans on it. When those have ended that may have leaned on it before, it is
 //! counted once more, and what is still dead is buried, at once and durably: while no metadata is on
 //! its way, and only if nothing came to lean on it since it was counted. Then packs with enough garbage
-//! give way to new ones that hold the rest of their frames; what they had is removed when those are
-//! durable and in the index.
+//! give way to new ones that hold the rest of their frames, and so do short packs when there are many;
+//! what they had is removed when the new ones are durable and in the index.
 //!
 //! A power cut at any time leaves what was: what was only condemned is not, what was buried comes to
 //! light with its old pack at the worst, and the next collection finds it.
@@ -115,10 +115,12 @@ impl Store {
             findings: changes.findings(),
             ..Collected::default()
         };
-        for (number, mut pack) in self.core.index.packs_that(|_, _| true)? {
-            pack.dead += dead.get(&number).copied().unwrap_or_default();
-            rewrite::plan(&pack, &mut sum);
+        let mut packs = self.core.index.packs_that(|_, _| true)?;
+        for (number, pack) in &mut packs {
+            pack.dead += dead.get(number).copied().unwrap_or_default();
+            pack.settled |= marks.settled.contains(number);
         }
+        self.plan(packs, &mut sum);
         Ok(sum)
     }
 

@@ -94,6 +94,21 @@ impl Core {
         Ok(locks)
     }
 
+    /// Removes a snapshot whose name failed to become durable, as far as the disk lets.
+    pub(crate) fn take_back(&self, id: SnapshotId) {
+        let alone = locked(&self.locking);
+        // one that was found meanwhile, and locked, stays
+        if self
+            .locks_of(&alone)
+            .is_ok_and(|locks| locks.of(id).is_none())
+        {
+            let name = format!("{SNAPSHOTS}/{}", snapshot_name(id));
+            let removed = self.storage.remove(&name);
+            // best effort: its disk has just failed
+            let _ = removed.and_then(|()| self.storage.sync_dir(SNAPSHOTS));
+        }
+    }
+
     fn save_clock(&self, now: i64) -> Result<()> {
         let clock = clock::saved(self.datastore, now, &self.options.clock.read());
         self.write_whole("", CLOCK, &clock.encode())

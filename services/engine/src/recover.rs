@@ -1,6 +1,8 @@
 //! The index from the packs alone, and after a crash the packs that the index does not have yet.
 
-use crate::core::{PACKS, SNAPSHOTS, pack_name};
+mod patient;
+
+use crate::core::{PACKS, SNAPSHOTS, locked, pack_name};
 use crate::error::{Result, format_error, io_error};
 use crate::index::{INDEX, Index, Location, Move, Setting, UNFINISHED};
 use crate::storage::{File, Storage, read_exact};
@@ -12,6 +14,8 @@ use format::pack::{
 };
 use format::snapshot::{MAX_SNAPSHOT, Snapshot};
 use format::{DatastoreId, Digest, PackId};
+use patient::Patient;
+pub(crate) use patient::Unread;
 use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
@@ -258,10 +262,16 @@ fn listed(index: &Index, id: PackId) -> Result<Option<Listed>> {
 }
 
 fn open_pack(index: &Index, id: PackId) -> Result<Arc<dyn File>> {
-    let (name, storage) = (pack_name(id), &index.setting().storage);
-    storage
-        .open(&name)
-        .map_err(io_error(&storage.place(), "open", &name))
+    let Setting {
+        storage, unread, ..
+    } = index.setting();
+    let name = pack_name(id);
+    let opened = storage.open(&name);
+    let file = opened.map_err(io_error(&storage.place(), "open", &name))?;
+    Ok(match unread.clone() {
+        Some(unread) => Arc::new(Patient { file, name, unread }),
+        None => file,
+    })
 }
 
 /// Whether a chunk's frame is there and its check holds.
@@ -363,15 +373,33 @@ fn scan(
 }
 
 impl crate::Store {
-    /// Makes the index anew from the packs, whatever state it is in, and opens the datastore.
+    /// Makes the index anew from the packs, whatever state it is in, and opens the datastore. Places that
+    /// a disk does not read at a second try are taken for damaged, where opening fails: it may read them
+    /// the next time, but whoever asks for this knows that it does not. Answers a sentence for each pack
+    /// with such.
     ///
     /// # Errors
     /// As [`crate::Store::open`]; a pack of a newer format.
-    pub fn recover(storage: Arc<dyn Storage>, options: crate::Options) -> Result<Self> {
-        let store = Self::open(storage.clone(), options.clone())?;
-        let setting = store.core.index.setting().clone();
-        drop(store);
-        drop(rebuild(setting)?);
-        Self::open(storage, options)
+    pub fn recover(
+        storage: Arc<dyn Storage>,
+        options: crate::Options,
+    ) -> Result<(Self, Vec<String>)> {
+        let unread = Unread::default();
+        let anew = |setting: Setting| {
+            drop(rebuild(Setting {
+                unread: Some(unread.clone()),
+                ..setting.clone()
+            })?);
+            Index::open(setting)
+        };
+        let store = Self::open_by(storage, options, anew)?;
+        let sentence = |(name, at): (&String, &u64)| {
+            format!(
+                "{name} cannot be read at byte {at}, and what is there was left out; replace the disk, then repair from \
+                 another copy"
+            )
+        };
+        let unread = locked(&unread).iter().map(sentence).collect();
+        Ok((store, unread))
     }
 }

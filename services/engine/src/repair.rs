@@ -8,7 +8,7 @@
 
 use crate::Store;
 use crate::copy::{Copier, Stop};
-use crate::core::{PACKS, SNAPSHOTS, write_whole};
+use crate::core::{PACKS, SNAPSHOTS, locked, write_whole};
 use crate::error::{Error, Result, format_error, io_error};
 use crate::index::{Location, Pack};
 use crate::progress::Progress;
@@ -57,7 +57,7 @@ impl Store {
                 datastore: self.datastore(),
             });
         }
-        let _holds = (self.hold()?, from.map(Store::hold).transpose()?);
+        let holds = (self.hold()?, from.map(Store::hold).transpose()?);
         let mut repaired = Repaired {
             report: self.verify(progress)?,
             ..Repaired::default()
@@ -69,12 +69,15 @@ impl Store {
         let mut files = Vec::new();
         let mut own = self.core.snapshot_ids()?;
         // one that is locked was lost, not forgotten
-        own.extend(self.core.locks()?.pending().map(|(id, _)| id));
+        let locks = self.core.locks()?;
+        own.extend(locks.pending().map(|(id, _)| id));
         own.sort_unstable();
         own.dedup();
         for id in &own {
             let (snapshot, damaged) = match self.core.snapshot(*id) {
                 Ok(snapshot) => (snapshot, false),
+                // forgotten since
+                Err(Error::NoSnapshot { .. }) if locks.of(*id).is_none() => continue,
                 Err(error) => match other.map(|other| other.snapshot(*id)) {
                     Some(Ok(snapshot)) => (snapshot, true),
                     _ => {
@@ -110,9 +113,17 @@ impl Store {
         }
         self.flush()?;
         for file in files {
-            let name = snapshot_name(file.clear.id);
-            self.core.write_whole(SNAPSHOTS, &name, file.bytes())?;
+            let id = file.clear.id;
+            // nobody forgets it between the look and the writing
+            let _alone = locked(&self.core.locking);
+            if locks.of(id).is_some() || self.core.snapshot_ids()?.contains(&id) {
+                let name = snapshot_name(id);
+                self.core.write_whole(SNAPSHOTS, &name, file.bytes())?;
+            }
         }
+        // a collection that runs waits for all who hold
+        drop(holds);
+        let _alone = locked(&self.collecting);
         let damaged = |_, pack: &Pack| repaired.report.packs.contains(&pack.id);
         let packs = self.core.index.packs_that(damaged)?;
         let stay = self.renew(&packs, progress)?;

@@ -83,7 +83,8 @@ impl Store {
     /// [`Snapshot::parse`].
     ///
     /// # Errors
-    /// [`Error::Foreign`], [`Error::Conflict`], [`Error::Incomplete`]; damage; a full disk.
+    /// [`Error::Foreign`], [`Error::Conflict`], [`Error::Incomplete`]; damage; a full disk. After a
+    /// failure to write it may be there, and whole; the same again then makes it durable.
     pub fn put_snapshot(&self, bytes: Vec<u8>) -> Result<bool> {
         let snapshot = Snapshot::parse(bytes).map_err(format_error("the snapshot"))?;
         let (id, name) = (snapshot.clear.id, format!("snapshot {}", snapshot.clear.id));

@@ -1,8 +1,9 @@
 //! The lowest seam: named files in a few directories, and when what was written to them is
 //! durable. [`directory`] is a directory of a file system, [`simulated`] a file system in memory
-//! that loses power.
+//! that loses power; [`hooked`] tells of the calls to any.
 
 pub mod directory;
+pub mod hooked;
 pub mod simulated;
 
 use std::io;

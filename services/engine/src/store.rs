@@ -2,10 +2,11 @@
 
 use crate::core::{Core, Keys, Options, PACKS, SNAPSHOTS, TEMPORARY, locked, random, write_whole};
 use crate::error::{Error, Result, format_error, io_error};
-use crate::index::{INDEX, IndexSize, RUNS, Setting, Totals};
+use crate::index::{INDEX, Index, IndexSize, RUNS, Setting, Totals};
 use crate::ingest::Ingest;
 use crate::progress::Progress;
 use crate::read::{Entries, Pieces, SnapshotInfo};
+use crate::recover::usable_index;
 use crate::storage::{Guard, Storage};
 use crate::writer::{SnapshotMeta, SnapshotWriter};
 use format::entry::Entry;
@@ -41,7 +42,7 @@ pub struct Store {
     pub(crate) core: Arc<Core>,
     superblock: Superblock,
     ingest: Mutex<Option<Arc<Ingest>>>,
-    /// Held by the collection that runs.
+    /// Held by whoever gives packs up for new ones.
     pub(crate) collecting: Mutex<()>,
     _guard: Box<dyn Guard>,
 }
@@ -98,7 +99,7 @@ impl Store {
             .map_err(io_error(&place, "sync", "the directory"))?;
         // last: a directory without it is no datastore
         write_whole(&*storage, "", SUPERBLOCK, &superblock.encode())?;
-        Self::with(storage, guard, superblock, options)
+        Self::with(storage, guard, superblock, options, usable_index)
     }
 
     /// Opens a datastore, locked. What a power cut left half done is removed or completed; an
@@ -107,6 +108,15 @@ impl Store {
     /// # Errors
     /// [`Error::NoDatastore`], [`Error::Busy`], a newer format, or an I/O failure.
     pub fn open(storage: Arc<dyn Storage>, options: Options) -> Result<Self> {
+        Self::open_by(storage, options, usable_index)
+    }
+
+    /// Opens it with an index that is had in this way.
+    pub(crate) fn open_by(
+        storage: Arc<dyn Storage>,
+        options: Options,
+        index: impl FnOnce(Setting) -> Result<Index>,
+    ) -> Result<Self> {
         let place = storage.place();
         let file = storage
             .open(SUPERBLOCK)
@@ -120,7 +130,7 @@ impl Store {
             .map_err(io_error(&place, "read", SUPERBLOCK))?;
         let superblock = Superblock::parse(&bytes).map_err(format_error(SUPERBLOCK))?;
         let guard = lock(&*storage)?;
-        Self::with(storage, guard, superblock, options)
+        Self::with(storage, guard, superblock, options, index)
     }
 
     fn with(
@@ -128,6 +138,7 @@ impl Store {
         guard: Box<dyn Guard>,
         superblock: Superblock,
         options: Options,
+        index: impl FnOnce(Setting) -> Result<Index>,
     ) -> Result<Self> {
         let place = storage.place();
         // names that a process gave which was killed then may not be durable, and are built upon now
@@ -156,8 +167,9 @@ impl Store {
             datastore: superblock.datastore,
             memory: options.memory.clone(),
             batch: options.index_batch,
+            unread: None,
         };
-        let index = crate::recover::usable_index(setting)?;
+        let index = index(setting)?;
         let core = Arc::new(Core::new(storage, superblock.datastore, options, index));
         Ok(Self {
             core,

@@ -7,6 +7,7 @@ mod names;
 
 use crate::core::{Core, Keys, frame_error, frame_name};
 use crate::error::{Error, Result};
+use crate::holds::Hold;
 use crate::read::SnapshotInfo;
 use crate::store::Store;
 use format::entry::{Entry, Extent, Kind, Xattr};
@@ -97,6 +98,7 @@ pub struct View {
     keys: Arc<Keys>,
     kept: Kept,
     root: Digest,
+    _hold: Hold,
 }
 
 /// An entry of a view.
@@ -143,16 +145,21 @@ impl Wanted<'_> {
 }
 
 impl Store {
-    /// Looks into a snapshot of [`Store::snapshots`].
+    /// Looks into a snapshot of [`Store::snapshots`]. All of it stays while the answer is held, and a
+    /// collection waits for that.
     ///
     /// # Errors
-    /// [`Error::Locked`].
+    /// [`Error::Locked`]; [`Error::NoSnapshot`], when it was forgotten since; it cannot be read.
     pub fn view(&self, snapshot: &SnapshotInfo, kept: &Kept) -> Result<View> {
+        let (keys, hold) = (self.core.keys()?, self.core.hold()?);
+        // what was forgotten before the hold may be gone
+        let snapshot = self.core.snapshot(snapshot.clear.id)?;
         Ok(View {
-            keys: self.core.keys()?,
+            keys,
             core: self.core.clone(),
             kept: kept.clone(),
             root: snapshot.clear.root,
+            _hold: hold,
         })
     }
 }

@@ -293,7 +293,8 @@ impl SnapshotWriter {
     /// Makes the snapshot durable and visible: when this returns it survives a power cut.
     ///
     /// # Errors
-    /// The pipeline's failure, or the signer's; then the snapshot does not exist.
+    /// The pipeline's failure, or the signer's; then the snapshot does not exist. One whose name could
+    /// not be made durable is removed again as far as the disk lets; else it may be found, but whole.
     pub fn commit(mut self, signer: Option<&dyn Signer>) -> Result<SnapshotInfo> {
         self.progress.check()?;
         let mut sink = Sink {
@@ -325,7 +326,8 @@ impl SnapshotWriter {
         let bytes = sealed(&clear, &self.meta.details, &self.keys.frames, signer)?;
         let length = bytes.len() as u64;
         self.core
-            .write_whole(SNAPSHOTS, &crate::read::snapshot_name(id), &bytes)?;
+            .write_whole(SNAPSHOTS, &crate::read::snapshot_name(id), &bytes)
+            .inspect_err(|_| self.core.take_back(id))?;
         self.progress.add_stored(length);
         let snapshot = Snapshot::parse(bytes).map_err(format_error(format!("snapshot {id}")))?;
         Ok(SnapshotInfo {

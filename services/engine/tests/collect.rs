@@ -2,13 +2,16 @@
 
 mod rig;
 
+use engine::storage::hooked::Hooked;
 use engine::storage::simulated::{Fault, Simulated};
-use engine::{Error, Progress, Store};
+use engine::{Error, Options, Progress, Store};
 use format::SnapshotId;
+use format::entry::Kind;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use rig::*;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 fn collected(store: &Store) -> engine::Collected {
@@ -133,6 +136,86 @@ fn a_collection_that_waits_can_be_cancelled_and_leaves_everything() {
     is_clean(&store);
 }
 
+#[test]
+fn a_backup_that_stores_anew_what_is_about_to_be_buried_wins() {
+    let (disk, keys) = (Simulated::new(), Store::new_keyset().unwrap());
+    let all = tree(0, 100);
+    let gone = back_up(&made(&disk, &keys), &all).unwrap();
+    // after what is dead was found and all who could lean on it ended: the third look at the snapshots
+    let (looks, counted) = (AtomicU64::new(0), Arc::new(AtomicBool::new(false)));
+    let counts = counted.clone();
+    let (hooked, parking) = Hooked::parking(disk.clone(), move |call| {
+        let looks_at_them = (call.method, call.name) == ("list", "snapshots");
+        looks_at_them && counts.load(Relaxed) && looks.fetch_add(1, Relaxed) == 2
+    });
+    let store = opened(&hooked, &keys);
+    let chunk = store.digest_of(&noise(50)).unwrap();
+    store.forget(&[gone]).unwrap();
+    counted.store(true, Relaxed);
+    let again = std::thread::scope(|scope| {
+        let collecting = scope.spawn(|| collected(&store));
+        parking.reached.recv().unwrap();
+        store.read_frame(&chunk).unwrap();
+        assert_eq!(store.has(&[chunk]).unwrap(), [false], "it is condemned");
+        // as a backup that ends after the burial
+        let mut writer = begun(&store).unwrap();
+        writer.add_entry(&entry("", Kind::Directory)).unwrap();
+        for (name, number) in &all {
+            add(&mut writer, name, *number).unwrap();
+        }
+        writer.end().unwrap();
+        parking.go_on.send(()).unwrap();
+        collecting.join().unwrap();
+        writer.commit(None).unwrap().clear.id
+    });
+    for _ in 0..2 {
+        restores(&store, again, &all).unwrap();
+        is_clean(&store);
+        collected(&store);
+        nothing_is_left_over(&disk, &store);
+    }
+}
+
+#[test]
+fn packs_of_many_small_backups_become_few() {
+    let (storage, keys) = (Simulated::new(), Store::new_keyset().unwrap());
+    drop(made(&storage, &keys));
+    let options = Options {
+        pack_size: 1 << 20,
+        ..options()
+    };
+    let store = Store::open(Arc::new(storage.clone()), options).unwrap();
+    store.unlock(&keys).unwrap();
+    let packs = || {
+        let names = storage.names().into_iter();
+        names.filter(|name| name.starts_with("packs/")).count()
+    };
+    let (mut kept, mut copied) = (Vec::new(), 0);
+    for count in 1..=200 {
+        let tree = tree(0, count);
+        kept.push((back_up(&store, &tree).unwrap(), tree));
+        if count % 10 == 0 {
+            let planned = store.garbage(&Progress::default()).unwrap();
+            let done = collected(&store);
+            assert_eq!(planned, done);
+            copied += done.copied;
+        }
+    }
+    assert!(packs() < 70, "{}", packs());
+    let stored = store.stats().unwrap().totals.stored;
+    println!("{} packs, {copied} bytes copied of {stored}", packs());
+    assert!(
+        copied > stored / 2 && copied < 3 * stored,
+        "{copied} of {stored}"
+    );
+    assert_eq!(collected(&store).copied, 0);
+    for (id, tree) in &kept {
+        restores(&store, *id, tree).unwrap();
+    }
+    is_clean(&store);
+    nothing_is_left_over(&storage, &store);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     BackUp(u64, u64),
@@ -197,7 +280,7 @@ proptest! {
                 }
                 Step::Recover => {
                     drop(store.take());
-                    let recovered = Store::recover(std::sync::Arc::new(storage.clone()), options()).unwrap();
+                    let (recovered, _) = Store::recover(Arc::new(storage.clone()), options()).unwrap();
                     recovered.unlock(&keys).unwrap();
                     store = Some(recovered);
                 }
@@ -215,6 +298,11 @@ fn a_power_cut_at_any_call_of_a_collection_loses_nothing() {
     let gone = back_up(&store, &first).unwrap();
     let kept = back_up(&store, &second).unwrap();
     collected(&store);
+    // each with a pack of data and one of metadata that are short
+    let short: Vec<_> = (500..516).map(|number| tree(number, 1)).collect();
+    let short: Vec<_> = (short.iter())
+        .map(|tree| (back_up(&store, tree).unwrap(), tree))
+        .collect();
     drop(store);
     let before = storage.after_power_cut(u64::MAX);
     let (states, ended, next) = (AtomicU64::new(0), AtomicBool::new(false), AtomicU64::new(0));
@@ -226,7 +314,8 @@ fn a_power_cut_at_any_call_of_a_collection_loses_nothing() {
             storage.set_fault(Some(Fault::PowerCut(storage.calls() + stop)));
             let done = store.forget(&[gone]).and_then(|()| {
                 let added = back_up(&store, &third)?;
-                store.collect(&Progress::default())?;
+                let done = store.collect(&Progress::default())?;
+                assert!(done.packs > 32, "the short ones are among them: {done:?}");
                 Ok(added)
             });
             drop(store);
@@ -236,6 +325,9 @@ fn a_power_cut_at_any_call_of_a_collection_loses_nothing() {
                 let store = opened(&after, &keys);
                 is_clean(&store);
                 restores(&store, kept, &second).unwrap();
+                for (id, tree) in &short {
+                    restores(&store, *id, tree).unwrap();
+                }
                 let there = store.snapshot(gone).is_ok();
                 if there {
                     restores(&store, gone, &first).unwrap();

@@ -136,7 +136,7 @@ impl Rig {
             let _ = store.stats();
             let _ = restore(&store, self.snapshot, 1);
         }
-        let store = Store::recover(Arc::new(storage), options()).unwrap();
+        let (store, _) = Store::recover(Arc::new(storage), options()).unwrap();
         store.unlock(&self.keys).unwrap();
         restore(&store, self.snapshot, 1).unwrap();
         let id = back_up(&store, 3).unwrap();

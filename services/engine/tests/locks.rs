@@ -5,12 +5,15 @@ mod rig;
 
 use engine::clock::{Reading, Source};
 use engine::storage::Storage;
+use engine::storage::hooked::Hooked;
 use engine::storage::simulated::Simulated;
 use engine::{Error, Keep, Options, Progress, Store};
 use format::Keyset;
 use jiff::tz::TimeZone;
 use rig::*;
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 const DAY: i64 = 86_400;
 const START: i64 = 1_800_000_000;
@@ -59,11 +62,15 @@ impl Site {
     }
 
     fn open(&self) -> Store {
+        self.open_on(self.storage.clone())
+    }
+
+    fn open_on(&self, storage: impl Storage) -> Store {
         let options = Options {
             clock: self.clock.clone(),
             ..options()
         };
-        let store = Store::open(Arc::new(self.storage.clone()), options).unwrap();
+        let store = Store::open(Arc::new(storage), options).unwrap();
         store.unlock(&self.keys).unwrap();
         store
     }
@@ -242,5 +249,46 @@ fn a_clock_that_is_lost_begins_where_the_lock_was_made() {
             store.forget(&[id]),
             Err(Error::LockedSnapshot { .. })
         ));
+    }
+}
+
+#[test]
+fn of_locking_and_forgetting_a_snapshot_at_once_the_second_is_refused() {
+    for forgets_first in [false, true] {
+        let site = Site::new();
+        let id = back_up(&site.open(), &tree(0, 5)).unwrap();
+        // the first waits where it is about to do it
+        let about_to = match forgets_first {
+            true => ("remove", ".snap"),
+            false => ("rename", ".lock"),
+        };
+        let (hooked, parking) = Hooked::parking(site.storage.clone(), move |call| {
+            call.method == about_to.0 && call.name.ends_with(about_to.1)
+        });
+        let store = site.open_on(hooked);
+        let run = |forgets| match forgets {
+            true => store.forget(&[id]),
+            false => store.lock_snapshot(id, START + DAY),
+        };
+        let (end, ended) = channel();
+        std::thread::scope(|scope| {
+            let first = scope.spawn(|| run(forgets_first));
+            parking.reached.recv().unwrap();
+            let second = scope.spawn(|| {
+                let second = run(!forgets_first);
+                end.send(()).unwrap();
+                second
+            });
+            // it waits, and this is in vain
+            let _ = ended.recv_timeout(Duration::from_millis(300));
+            parking.go_on.send(()).unwrap();
+            first.join().unwrap().unwrap();
+            match second.join().unwrap() {
+                Err(Error::NoSnapshot { .. }) => assert!(forgets_first),
+                Err(Error::LockedSnapshot { .. }) => assert!(!forgets_first),
+                other => panic!("{other:?}"),
+            }
+        });
+        assert_eq!(store.snapshot(id).is_ok(), !forgets_first);
     }
 }

@@ -2,102 +2,19 @@
 
 mod rig;
 
+use engine::storage::Storage;
 use engine::storage::directory::Directory;
+use engine::storage::hooked::Hooked;
 use engine::storage::simulated::Simulated;
-use engine::storage::{File, Guard, Storage};
 use engine::{Options, Progress, Store};
 use format::SnapshotId;
 use format::superblock::Profile;
 use rig::*;
 use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-
-/// A directory that counts the files that are open.
-struct Counted {
-    directory: Directory,
-    open: Arc<AtomicUsize>,
-    most: Arc<AtomicUsize>,
-}
-
-struct CountedFile(Arc<dyn File>, Arc<AtomicUsize>);
-
-impl Drop for CountedFile {
-    fn drop(&mut self) {
-        self.1.fetch_sub(1, Relaxed);
-    }
-}
-
-impl Counted {
-    fn count(&self, file: Arc<dyn File>) -> Arc<dyn File> {
-        let open = self.open.fetch_add(1, Relaxed) + 1;
-        self.most.fetch_max(open, Relaxed);
-        Arc::new(CountedFile(file, self.open.clone()))
-    }
-}
-
-impl File for CountedFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.0.read_at(buffer, offset)
-    }
-
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_at(bytes, offset)
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-
-    fn set_len(&self, length: u64) -> io::Result<()> {
-        self.0.set_len(length)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.0.sync()
-    }
-}
-
-impl Storage for Counted {
-    fn place(&self) -> String {
-        self.directory.place()
-    }
-
-    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.directory.create(name).map(|file| self.count(file))
-    }
-
-    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.directory.open(name).map(|file| self.count(file))
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.directory.rename(from, to)
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.directory.remove(name)
-    }
-
-    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
-        self.directory.list(dir)
-    }
-
-    fn make_dir(&self, dir: &str) -> io::Result<()> {
-        self.directory.make_dir(dir)
-    }
-
-    fn sync_dir(&self, dir: &str) -> io::Result<()> {
-        self.directory.sync_dir(dir)
-    }
-
-    fn lock(&self) -> io::Result<Box<dyn Guard>> {
-        self.directory.lock()
-    }
-}
 
 fn tiny_packs() -> Options {
     Options {
@@ -136,13 +53,21 @@ fn few_files_are_open_however_many_packs_there_are() {
     let ids: Vec<_> = (trees.iter().map(|tree| back_up(&store, tree).unwrap())).collect();
     let before = store.stats().unwrap();
     drop(store);
-    let most = Arc::new(AtomicUsize::new(0));
-    let counted = Counted {
-        directory: Directory::open(&dir).unwrap(),
-        open: Arc::default(),
-        most: most.clone(),
-    };
-    let store = Store::recover(Arc::new(counted), tiny_packs()).unwrap();
+    let (open, most) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
+    let counted = most.clone();
+    let counted = Hooked::new(Directory::open(&dir).unwrap(), move |call| {
+        match call.method {
+            "open" | "create" => {
+                counted.fetch_max(open.fetch_add(1, Relaxed) + 1, Relaxed);
+            }
+            "close" => {
+                open.fetch_sub(1, Relaxed);
+            }
+            _ => {}
+        }
+        Ok(())
+    });
+    let (store, _) = Store::recover(Arc::new(counted), tiny_packs()).unwrap();
     let most = most.load(Relaxed);
     assert!(most < 50, "{most} files were open");
     store.unlock(&keys).unwrap();
@@ -293,4 +218,61 @@ fn of_a_chunk_stored_twice_the_sound_one_counts() {
         store.collect(&Progress::default()).unwrap();
         restores(&store, id, &files).unwrap();
     }
+}
+
+#[test]
+fn a_sector_that_cannot_be_read_keeps_nobody_from_making_the_index_anew() {
+    let (storage, far) = (Simulated::new(), Simulated::new());
+    let keys = Store::new_keyset().unwrap();
+    let (store, copy) = (made(&storage, &keys), made(&far, &keys));
+    let files = tree(0, 400);
+    let id = back_up(&store, &files).unwrap();
+    store.copy_to(&copy, &Progress::default()).unwrap();
+    drop(store);
+    let (named, kept) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    for pack in storage.list("packs").unwrap() {
+        let name = format!("packs/{pack}");
+        let end = storage.bytes(&name).unwrap().len() as u64 - 1;
+        // with the header, with the footer's end, in the middle
+        for at in [0, end, end / 2] {
+            let disk = storage.after_power_cut(u64::MAX);
+            disk.remove("index").unwrap();
+            let (sector, failing) = (at / 4096, name.clone());
+            let broken = Hooked::new(disk, move |call| {
+                let (from, to) = (call.bytes.0 / 4096, call.bytes.0 + call.bytes.1 as u64);
+                let meets = from <= sector && sector * 4096 < to;
+                match call.method == "read_at" && call.name == failing && meets {
+                    true => Err(std::io::Error::other("the sector cannot be read")),
+                    false => Ok(()),
+                }
+            });
+            let opened_as_usual = Store::open(Arc::new(broken.clone()), options()).map(drop);
+            let (store, unread) = Store::recover(Arc::new(broken.clone()), options()).unwrap();
+            match opened_as_usual {
+                // nothing needs to be read there
+                Ok(()) => assert_eq!(unread, [] as [String; 0]),
+                Err(error) => {
+                    assert!(error.to_string().contains(&name), "{error}");
+                    let [said] = &unread[..] else {
+                        panic!("{unread:?}")
+                    };
+                    assert!(said.starts_with(&name), "{said}");
+                    named.fetch_add(1, Relaxed);
+                }
+            }
+            drop(store);
+            let store = opened(&broken, &keys);
+            kept.fetch_add(files_that_come_back(&store, id), Relaxed);
+            store.repair(Some(&copy), &Progress::default()).unwrap();
+            restores(&store, id, &files).unwrap();
+            is_clean(&store);
+        }
+    }
+    let (named, kept) = (named.into_inner(), kept.into_inner());
+    println!("{named} named, {kept} files kept");
+    let packs = storage.list("packs").unwrap().len();
+    assert!(
+        named >= 2 * packs && kept > 3 * packs * 300,
+        "{named}, {kept}"
+    );
 }

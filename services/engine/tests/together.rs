@@ -1,13 +1,13 @@
 //! Backups and copies that run at the same time share one way in: what one of them finishes must
 //! not lean on what another has only begun.
 
+use engine::storage::Storage;
+use engine::storage::hooked::Hooked;
 use engine::storage::simulated::Simulated;
-use engine::storage::{File, Guard, Storage};
 use engine::{Options, Progress, SnapshotMeta, Store};
 use format::entry::{Entry, Extent, Kind, Timestamp};
 use format::superblock::Profile;
 use format::{Digest, Keyset};
-use std::io;
 use std::sync::{Arc, Mutex};
 
 fn options(threads: usize) -> Options {
@@ -70,57 +70,6 @@ fn a_finished_snapshot_has_the_chunk_that_another_backup_was_just_bringing() {
 
 type Then = Box<dyn FnOnce() + Send>;
 
-/// Calls back once, in the middle of the first pack's getting its name.
-#[derive(Clone)]
-struct Interrupted {
-    disk: Simulated,
-    then: Arc<Mutex<Option<Then>>>,
-}
-
-impl Storage for Interrupted {
-    fn place(&self) -> String {
-        self.disk.place()
-    }
-
-    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.disk.create(name)
-    }
-
-    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.disk.open(name)
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        if to.starts_with("packs/") {
-            let then = self.then.lock().unwrap().take();
-            if let Some(then) = then {
-                then();
-            }
-        }
-        self.disk.rename(from, to)
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.disk.remove(name)
-    }
-
-    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
-        self.disk.list(dir)
-    }
-
-    fn make_dir(&self, dir: &str) -> io::Result<()> {
-        self.disk.make_dir(dir)
-    }
-
-    fn sync_dir(&self, dir: &str) -> io::Result<()> {
-        self.disk.sync_dir(dir)
-    }
-
-    fn lock(&self) -> io::Result<Box<dyn Guard>> {
-        self.disk.lock()
-    }
-}
-
 #[test]
 fn metadata_is_never_durable_before_what_it_refers_to() {
     let keys = Store::new_keyset().unwrap();
@@ -136,18 +85,25 @@ fn metadata_is_never_durable_before_what_it_refers_to() {
     other.commit(None).unwrap();
     let frame = |digest| source.read_frame(&digest).unwrap();
 
-    let disk = Interrupted {
-        disk: Simulated::new(),
-        then: Arc::default(),
-    };
-    let store = Arc::new(made(Arc::new(disk.clone()), &keys, 1));
+    let disk = Simulated::new();
+    // what happens in the middle of the first pack's getting its name
+    let then: Arc<Mutex<Option<Then>>> = Arc::default();
+    let first = then.clone();
+    let hooked = Hooked::new(disk.clone(), move |call| {
+        if call.method == "rename" && call.name.starts_with("packs/") {
+            let then = first.lock().unwrap().take();
+            then.into_iter().for_each(|then| then());
+        }
+        Ok(())
+    });
+    let store = Arc::new(made(Arc::new(hooked), &keys, 1));
     store.put_frame(&frame(earlier)).unwrap();
     // while that chunk's pack is being finished, another connection brings chunk and leaf
     let (bring, frames) = (store.clone(), [frame(chunk), frame(leaf)]);
     let (sender, receiver) = std::sync::mpsc::channel();
     let bringing = Arc::new(Mutex::new(None));
     let handle = bringing.clone();
-    *disk.then.lock().unwrap() = Some(Box::new(move || {
+    *then.lock().unwrap() = Some(Box::new(move || {
         let thread = std::thread::spawn(move || {
             for frame in frames {
                 bring.put_frame(&frame).unwrap();
@@ -159,7 +115,7 @@ fn metadata_is_never_durable_before_what_it_refers_to() {
         let _ = receiver.recv_timeout(std::time::Duration::from_millis(300));
     }));
     store.flush().unwrap();
-    let after = disk.disk.after_power_cut(0);
+    let after = disk.after_power_cut(0);
     let thread = bringing.lock().unwrap().take().unwrap();
     thread.join().unwrap();
 

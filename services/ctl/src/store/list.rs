@@ -191,18 +191,22 @@ fn tell_lost(lost: &Lost) {
 }
 
 pub(super) fn recover(dir: &Path, json: bool) -> Result<Outcome> {
-    let store = Store::recover(at(dir)?, options())?;
+    let (store, findings) = Store::recover(at(dir)?, options())?;
     let totals = store.stats()?.totals;
+    let count = findings.len() as u64;
     answer(
         json,
-        json!({ "chunks": totals.chunks, "unique": totals.unique, "stored": totals.stored }),
+        json!({
+            "chunks": totals.chunks, "unique": totals.unique, "stored": totals.stored, "findings": findings,
+        }),
         || {
             println!(
                 "The index is made anew: {}, {} stored. `strongroom store verify` reads all of it.",
                 show::count(totals.chunks, "chunk"),
                 show::size(totals.stored)
             );
+            tell(&findings, count);
         },
     )?;
-    Ok(Outcome::Done)
+    Ok(outcome(count))
 }

@@ -52,7 +52,8 @@ impl Repair {
             match repaired {
                 Err(error) if !index_made && is_of_index(&error) => {
                     drop(store);
-                    store = Store::recover(at(&self.dir)?, options())?;
+                    // what could not be read is found again
+                    (store, _) = Store::recover(at(&self.dir)?, options())?;
                     index_made = true;
                 }
                 repaired => break repaired?,

@@ -1,4 +1,4 @@
-//! Packs that hold garbage give way to ones that hold none.
+//! Packs that hold garbage give way to ones that hold none, and many short ones to one.
 
 use super::Collected;
 use crate::core::{PACKS, pack_name};
@@ -6,16 +6,25 @@ use crate::error::Result;
 use crate::index::{Location, Move, Pack};
 use crate::pack::OpenPack;
 use crate::progress::Progress;
+use crate::storage::read_exact;
 use crate::store::Store;
-use format::frame::Frame;
-use format::pack::Record;
+use format::frame::{self, Frame, Header};
+use format::pack::{HEADER_LEN, Record};
 use format::{Digest, PackId};
+use std::collections::BTreeMap;
 
 /// A pack is written anew when one byte in so many is garbage. Less would copy much for little room.
 const ONE_IN: u64 = 4;
 
+/// So many packs that are settled and of about a length become one, if they are shorter than this share
+/// of a full one.
+const MANY: u32 = 16;
+
+/// Packs with their numbers.
+type Packs = Vec<(u32, Pack)>;
+
 /// A pack that is being written, and those whose frames it takes.
-type Lane = (Option<OpenPack>, Vec<(u32, Pack)>);
+type Lane = (Option<OpenPack>, Packs);
 
 /// What becomes of a pack.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -34,37 +43,64 @@ fn fate(pack: &Pack) -> Fate {
     }
 }
 
-/// Adds up what becomes of a pack.
-pub(super) fn plan(pack: &Pack, sum: &mut Collected) {
-    let dead = u64::from(pack.dead);
-    match fate(pack) {
-        Fate::Stays => sum.left += dead,
-        Fate::Copied | Fate::Goes => {
+impl Store {
+    /// What becomes of packs, added up: those that go, and those of which what is needed is copied first.
+    /// Among these are short ones when there are many of about a length: what they become is too long to
+    /// be one of them again, so a byte is copied a few times at most until its pack is no longer short.
+    pub(super) fn plan(&self, packs: Packs, sum: &mut Collected) -> [Packs; 2] {
+        let (mut going, mut copied) = (Packs::new(), Packs::new());
+        let mut short: BTreeMap<_, Packs> = BTreeMap::new();
+        sum.left = packs.iter().map(|(_, pack)| u64::from(pack.dead)).sum();
+        for (number, pack) in packs {
+            match fate(&pack) {
+                Fate::Goes => going.push((number, pack)),
+                Fate::Copied => copied.push((number, pack)),
+                Fate::Stays if pack.settled && self.is_short(&pack) => {
+                    if let Some(refers) = self.refers(pack.id) {
+                        let length = pack.bytes.ilog2() / MANY.ilog2();
+                        short
+                            .entry((refers, length))
+                            .or_default()
+                            .push((number, pack));
+                    }
+                }
+                Fate::Stays => {}
+            }
+        }
+        let many = |alike: &Packs| alike.len() >= MANY as usize;
+        copied.extend(short.into_values().filter(many).flatten());
+        for (_, pack) in going.iter().chain(&copied) {
+            let dead = u64::from(pack.dead);
             sum.packs += 1;
             sum.copied += u64::from(pack.bytes) - dead;
             sum.freed += dead;
         }
+        sum.left -= sum.freed;
+        [going, copied]
     }
-}
 
-impl Store {
+    fn is_short(&self, pack: &Pack) -> bool {
+        pack.bytes < self.core.options.pack_size / MANY
+    }
+
+    /// Whether the frames of a pack refer to others; `None` where it cannot be told.
+    fn refers(&self, pack: PackId) -> Option<bool> {
+        let file = self.core.storage.open(&pack_name(pack)).ok()?;
+        let first = read_exact(&*file, HEADER_LEN as u64, frame::HEADER_LEN).ok()?;
+        Header::parse(&first).ok().map(|h| h.kind.has_refs())
+    }
+
     /// Gives the space of garbage back to the file system.
     pub(super) fn rewrite(&self, progress: &Progress, sum: &mut Collected) -> Result<()> {
         let index = &self.core.index;
-        let (mut going, mut copied) = (Vec::new(), Vec::new());
-        for (number, pack) in index.packs_that(|_, pack| pack.dead > 0 || pack.bytes == 0)? {
-            plan(&pack, sum);
-            match fate(&pack) {
-                Fate::Stays => {}
-                Fate::Copied => copied.push((number, pack)),
-                Fate::Goes => going.push((number, pack)),
-            }
-        }
+        let packs =
+            index.packs_that(|_, pack| pack.dead > 0 || pack.bytes == 0 || self.is_short(pack))?;
+        let [going, copied] = self.plan(packs, sum);
         // first what takes no room
         self.replace(&going, None)?;
         for (pack, chunk) in self.renew(&copied, progress)? {
             sum.findings.push(format!(
-                "{} keeps its garbage: its chunk {chunk} is damaged; run verify",
+                "{} stays as it is: its chunk {chunk} is damaged; run verify",
                 pack_name(pack)
             ));
         }
@@ -72,7 +108,7 @@ impl Store {
     }
 
     /// Copies what is needed of packs to new ones, and removes them. Answers those that stay, for a
-    /// chunk that is needed of them is damaged.
+    /// chunk that is needed of them is damaged. Who calls it holds `collecting`: a pack goes once.
     pub(crate) fn renew(
         &self,
         packs: &[(u32, Pack)],

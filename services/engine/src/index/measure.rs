@@ -51,6 +51,7 @@ fn measure() {
         datastore: DatastoreId([1; 16]),
         memory: Memory::new(memory),
         batch: crate::Options::default().index_batch,
+        unread: None,
     };
     let before = resident();
     let began = Instant::now();

@@ -35,6 +35,7 @@ pub(crate) use garbage::{Burial, Move};
 use crate::core::{locked, pack_name};
 use crate::error::{Error, Result, format_error, io_error};
 use crate::memory::Memory;
+use crate::recover::Unread;
 use crate::storage::{Storage, read_exact};
 use catalogue::{Catalogue, Change};
 use format::frame::{Frame, Kind};
@@ -149,6 +150,8 @@ pub(crate) struct Setting {
     pub(crate) memory: Arc<Memory>,
     /// Rows at which those in memory become a run.
     pub(crate) batch: usize,
+    /// Where places of packs that cannot be read are noted, if they are to be taken for damaged.
+    pub(crate) unread: Option<Unread>,
 }
 
 /// What a lookup comes to.

@@ -1,11 +1,15 @@
 //! The index against a map, with merges going on, opened again and again.
 
 use super::*;
+use crate::storage::hooked::Hooked;
 use crate::storage::simulated::Simulated;
 use format::SnapshotId;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -79,6 +83,7 @@ proptest! {
             datastore: DatastoreId([1; 16]),
             memory: Memory::new(64 << 10),
             batch: 8,
+            unread: None,
         };
         let mut index = Index::open(setting.clone()).unwrap();
         let mut model = Model::default();
@@ -188,4 +193,64 @@ proptest! {
             prop_assert_eq!(&packs, &model.packs);
         }
     }
+}
+
+#[test]
+fn a_run_that_is_being_written_is_none_of_the_index_that_is_opened_again() {
+    let disk = Simulated::new();
+    disk.create(INDEX).unwrap();
+    let fails = Arc::new(AtomicBool::new(false));
+    let (fail, failed) = (fails.clone(), fails.clone());
+    let failing = Hooked::new(disk, move |call| {
+        match call.name == INDEX && call.method == "write_at" && fail.load(Relaxed) {
+            true => Err(io::Error::other("the disk failed")),
+            false => Ok(()),
+        }
+    });
+    let (storage, parking) = Hooked::parking(failing, move |call| {
+        call.method == "create" && call.name.starts_with(RUNS) && failed.load(Relaxed)
+    });
+    let setting = Setting {
+        storage: Arc::new(storage),
+        datastore: DatastoreId([1; 16]),
+        memory: Memory::new(64 << 10),
+        batch: 8,
+        unread: None,
+    };
+    let index = Index::open(setting.clone()).unwrap();
+    let add = |pack: usize| {
+        let records = (0..20).map(|place| record((20 * pack + place) as u8, place));
+        index.add_pack(id(pack), &records.collect::<Vec<_>>(), 0)
+    };
+    add(0).unwrap();
+    fails.store(true, Relaxed);
+    index.mark_broken(&[digest(0)]).unwrap_err();
+    let (end, ended) = channel();
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| add(1));
+        parking.reached.recv().unwrap();
+        fails.store(false, Relaxed);
+        let opening = scope.spawn(|| {
+            let opened = index.reopen();
+            end.send(()).unwrap();
+            opened
+        });
+        // it waits, and this is in vain
+        let _ = ended.recv_timeout(Duration::from_millis(300));
+        parking.go_on.send(()).unwrap();
+        let written = writing.join().unwrap();
+        assert!(matches!(written, Err(Error::Stopped(_))), "{written:?}");
+        assert!(opening.join().unwrap().unwrap());
+    });
+    // of the number that the other pack had
+    add(2).unwrap();
+    let holds = |index: &Index| {
+        for (chunk, pack) in [(5, Some(id(0))), (25, None), (45, Some(id(2)))] {
+            let found = index.find(&digest(chunk)).unwrap();
+            assert_eq!(found.map(|l| l.pack), pack, "chunk {chunk}");
+        }
+    };
+    holds(&index);
+    drop(index);
+    holds(&Index::open(setting).unwrap());
 }

@@ -29,7 +29,7 @@ pub(crate) fn made(storage: &Simulated, keys: &Keyset) -> Store {
     store
 }
 
-pub(crate) fn opened(storage: &Simulated, keys: &Keyset) -> Store {
+pub(crate) fn opened<S: Storage + Clone>(storage: &S, keys: &Keyset) -> Store {
     let store = Store::open(Arc::new(storage.clone()), options()).unwrap();
     store.unlock(keys).unwrap();
     store

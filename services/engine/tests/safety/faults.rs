@@ -3,11 +3,13 @@
 
 use crate::trees::*;
 use engine::storage::Storage;
+use engine::storage::hooked::Hooked;
 use engine::storage::simulated::{Fault, Simulated};
 use engine::{Error, Progress, Store};
 use format::{Keyset, SnapshotId};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 
 struct Rig {
     keys: Keyset,
@@ -120,6 +122,42 @@ fn a_backup_whose_disk_is_full_from_any_call_on() {
     a_backup_with(Fault::Full);
 }
 
+#[test]
+fn a_snapshot_of_which_a_failure_was_told_is_gone_unless_it_was_locked() {
+    for locks in [false, true] {
+        let rig = Rig::new();
+        let fails = Arc::new(AtomicBool::new(false));
+        let found: Arc<Mutex<Option<Arc<Store>>>> = Arc::default();
+        let (fail, finds) = (fails.clone(), found.clone());
+        let hooked = Hooked::new(rig.disk(), move |call| {
+            let its_name = (call.method, call.name) == ("sync_dir", "snapshots");
+            if !its_name || !fail.swap(false, Relaxed) {
+                return Ok(());
+            }
+            let finder = finds.lock().unwrap().take();
+            if let Some(store) = finder {
+                for id in store.snapshot_ids().unwrap() {
+                    store.lock_snapshot(id, 4_000_000_000).unwrap();
+                }
+            }
+            Err(io::Error::other("the disk failed"))
+        });
+        let store = Arc::new(Store::open(Arc::new(hooked), options()).unwrap());
+        store.unlock(&rig.keys).unwrap();
+        *found.lock().unwrap() = locks.then(|| store.clone());
+        fails.store(true, Relaxed);
+        let second = files(40, 500);
+        let failed = back_up(&store, &second).unwrap_err();
+        assert!(matches!(told(&failed), Error::Io { .. }), "{failed}");
+        let mut ids = store.snapshot_ids().unwrap();
+        ids.retain(|id| *id != rig.first.0);
+        assert_eq!(ids.len(), usize::from(locks));
+        let mut whole = vec![(rig.first.0, &rig.first.1)];
+        whole.extend(ids.into_iter().map(|id| (id, &second)));
+        in_order(&store, &whole, &files(45, 500));
+    }
+}
+
 /// Runs this with a fault at every reading call of it: it may do without what could not be read, but
 /// gets nothing else instead.
 fn reading<P>(
@@ -164,7 +202,9 @@ fn opening_where_any_read_fails() {
         unreadable.into_iter().try_for_each(|(_, error)| Err(error))
     });
     reading(just, |rig, disk| {
-        let store = Store::recover(Arc::new(disk), options())?;
+        let (store, unread) = Store::recover(Arc::new(disk), options())?;
+        // a second try reads what one failure kept back
+        assert_eq!(unread, [] as [String; 0]);
         store.unlock(&rig.keys)
     });
 }

@@ -108,7 +108,7 @@ fn a_pack_that_lost_its_footer_alone_is_read_without_it() {
     for pack in names(&disk, "packs") {
         disk.tamper(&pack, |bytes| bytes.truncate(bytes.len() - 1));
     }
-    let recovered = Store::recover(Arc::new(disk.clone()), options()).unwrap();
+    let (recovered, _) = Store::recover(Arc::new(disk.clone()), options()).unwrap();
     let report = recovered.verify(&Progress::default()).unwrap();
     let packs = names(&disk, "packs").len();
     assert_eq!((report.findings.len(), report.snapshots.len()), (packs, 0));

@@ -153,7 +153,7 @@ fn check(pack: &mut [u8]) {
 fn recovered(rig: &Rig, pack: &str, bytes: Vec<u8>) {
     let disk = rig.with(pack, bytes);
     // a version that is none of ours may be refused
-    let Ok(store) = Store::recover(Arc::new(disk.clone()), options()) else {
+    let Ok((store, _)) = Store::recover(Arc::new(disk.clone()), options()) else {
         return;
     };
     store.unlock(&rig.keys).unwrap();

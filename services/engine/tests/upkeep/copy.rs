@@ -1,6 +1,6 @@
 //! From one datastore into another copy of it: what travels, what stays, and what is refused.
 
-use crate::rig::{Watched, back_up, files, fresh, noise, open, options, restored};
+use crate::rig::{back_up, files, fresh, noise, open, options, restored, watched};
 use engine::storage::Storage;
 use engine::storage::simulated::Simulated;
 use engine::{Copied, Error, Progress, Store};
@@ -9,7 +9,7 @@ use format::pack::{PackHeader, Record, encode_footer};
 use format::superblock::Profile::{Centre, Site};
 use format::{Digest, Keyset, PackId};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 fn copy(from: &Store, to: &Store) -> Copied {
     from.copy_to(to, &Progress::default()).unwrap()
@@ -31,27 +31,23 @@ fn about(bytes: u64) -> std::ops::RangeInclusive<u64> {
 fn unique_frames_travel_once_and_nothing_else_does() {
     let keys = Store::new_keyset().unwrap();
     let (near, far) = (Simulated::new(), Simulated::new());
-    let watched = Watched {
-        disk: near.clone(),
-        read: Arc::new(AtomicU64::new(0)),
-        cancel: None,
-    };
     let site = fresh(&near, &keys, Site);
     // one file twice, so that a chunk is named more than once
     let mut tree = files(300, 1, 20_000);
     tree[200].1 = tree[100].1.clone();
     let first = back_up(&site, 1, &tree).unwrap().clear;
     drop(site);
-    let site = Store::open(Arc::new(watched.clone()), options()).unwrap();
+    let (watched, read) = watched(&near, None);
+    let site = Store::open(Arc::new(watched), options()).unwrap();
     let centre = fresh(&far, &keys, Centre);
-    watched.read.store(0, Relaxed);
+    read.store(0, Relaxed);
     let stored = site.stats().unwrap().totals.stored;
     let copied = copy(&site, &centre);
     assert_eq!((&copied.snapshots, copied.present), (&vec![first.id], 0));
     assert_eq!(copied.frames, site.stats().unwrap().totals.chunks);
     assert!(about(stored).contains(&copied.bytes), "{copied:?}");
     assert!(about(stored).contains(&used(&far)), "{}", used(&far));
-    let read = watched.read.load(Relaxed);
+    let read = read.load(Relaxed);
     assert!(about(stored).contains(&read), "{read} of {stored}");
 
     // a second one differs a little; a third not at all
@@ -125,11 +121,7 @@ fn what_arrived_before_an_interruption_stays() {
     let mut brought = 0;
     for part in 1..3 {
         let progress = Arc::new(Progress::default());
-        let watched = Watched {
-            disk: near.clone(),
-            read: Arc::default(),
-            cancel: Some((stored / 3, progress.clone())),
-        };
+        let (watched, _) = watched(&near, Some((stored / 3, progress.clone())));
         let site = Store::open(Arc::new(watched), options()).unwrap();
         let centre = open(&far);
         let cancelled = site.copy_to(&centre, &progress);
@@ -226,7 +218,7 @@ fn frames_that_lead_back_to_themselves_end_it() {
         let check = blake3::hash(&bytes[..end]);
         bytes[end..].copy_from_slice(&check.as_bytes()[..16]);
     });
-    let site = Store::recover(Arc::new(near.clone()), options()).unwrap();
+    let (site, _) = Store::recover(Arc::new(near.clone()), options()).unwrap();
     assert_eq!(site.has(&[root]).unwrap(), [true]);
     let centre = fresh(&Simulated::new(), &keys, Centre);
     let copied = copy(&site, &centre);

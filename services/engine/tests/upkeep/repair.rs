@@ -1,12 +1,15 @@
 //! Damage of any byte is found without a key and healed from another copy; what can be is healed without.
 
 use crate::rig::{Files, back_up, files, fresh, open, options, restored};
+use engine::storage::hooked::Hooked;
 use engine::storage::simulated::Simulated;
 use engine::{Error, Progress, Repaired, Report, Store};
 use format::superblock::Profile::{Centre, Site};
 use format::superblock::Superblock;
 use format::{Keyset, SnapshotId};
-use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 fn verify(store: &Store) -> engine::Result<Report> {
     store.verify(&Progress::default())
@@ -94,7 +97,7 @@ fn a_flipped_bit_anywhere_is_found_without_a_key_and_healed_from_a_copy() {
             let store = match verify(&store) {
                 Err(Error::Index { .. }) if index => {
                     drop(store);
-                    Store::recover(Arc::new(disk.clone()), options()).unwrap()
+                    Store::recover(Arc::new(disk.clone()), options()).unwrap().0
                 }
                 Err(error) => panic!("{context}: {error}"),
                 // an index is made anew when it is opened, or has nothing there
@@ -277,4 +280,88 @@ fn a_datastore_file_is_mended_for_its_own_datastore_only() {
         matches!(nothing, Err(Error::NoDatastore { .. })),
         "{nothing:?}"
     );
+}
+
+#[test]
+fn of_two_repairs_or_a_repair_and_a_collection_one_writes_a_pack_anew() {
+    for collects in [false, true] {
+        let pair = Pair::new();
+        let disk = pair.disk();
+        // nothing is lost by it but the pack
+        let packs = disk.names().into_iter().filter(|n| n.starts_with("packs/"));
+        packs.for_each(|pack| {
+            disk.tamper(&pack, |bytes| {
+                let last = bytes.len() - 1;
+                bytes[last] ^= 1;
+            });
+        });
+        // there is nothing to heal, so the first pack that is begun is one that others give way to
+        let (hooked, parking) = Hooked::parking(disk, |call| {
+            call.method == "create" && call.name.ends_with(".pack")
+        });
+        let store = Store::open(Arc::new(hooked), options()).unwrap();
+        let (gone, _) = pair.trees[0];
+        store.forget(&[gone]).unwrap();
+        let (end, ended) = channel();
+        std::thread::scope(|scope| {
+            let first = scope.spawn(|| repair(&store, None));
+            parking.reached.recv().unwrap();
+            scope.spawn(|| {
+                if collects {
+                    let collected = store.collect(&Progress::default()).unwrap();
+                    assert_eq!(collected.findings, [] as [String; 0]);
+                } else {
+                    assert!(repair(&store, None).damaged.is_empty());
+                }
+                end.send(()).unwrap();
+            });
+            // it waits, and this is in vain
+            let _ = ended.recv_timeout(Duration::from_millis(300));
+            parking.go_on.send(()).unwrap();
+            assert!(first.join().unwrap().damaged.is_empty());
+        });
+        assert!(verify(&store).unwrap().is_clean());
+        store.unlock(&pair.keys).unwrap();
+        let (id, tree) = &pair.trees[1];
+        assert_eq!(restored(&store, *id).unwrap(), *tree);
+    }
+}
+
+#[test]
+fn a_snapshot_that_is_forgotten_during_a_repair_is_not_brought_back() {
+    let pair = Pair::new();
+    let disk = pair.disk();
+    let ids: Vec<SnapshotId> = pair.trees.iter().map(|(id, _)| *id).collect();
+    let (id, tree) = pair.trees.iter().min().unwrap();
+    let store = Arc::new(open(&disk));
+    store.unlock(&pair.keys).unwrap();
+    let chunk = store.digest_of(&tree[25].1[0]).unwrap();
+    let frame = store.read_frame(&chunk).unwrap();
+    for name in disk.names() {
+        disk.tamper(&name, |bytes| {
+            let at = bytes.windows(frame.len()).position(|w| w == frame);
+            at.into_iter().for_each(|at| bytes[at + 90] ^= 1);
+        });
+    }
+    let file = format!("snapshots/{id}.snap");
+    disk.tamper(&file, |bytes| bytes[250] ^= 1);
+    // when a chunk of the first one is fetched, and nothing was asked of the second
+    let forget = Mutex::new(Some((store.clone(), ids)));
+    let far = Simulated::new();
+    pair.far
+        .copy_to(&fresh(&far, &pair.keys, Centre), &Progress::default())
+        .unwrap();
+    let far = Hooked::new(far, move |call| {
+        if call.method == "read_at" && call.name.starts_with("packs/") {
+            let now = forget.lock().unwrap().take();
+            now.into_iter()
+                .for_each(|(store, ids)| store.forget(&ids).unwrap());
+        }
+        Ok(())
+    });
+    let far = Store::open(Arc::new(far), options()).unwrap();
+    let repaired = repair(&store, Some(&far));
+    assert_eq!(repaired.report.snapshots, [*id]);
+    assert_eq!((repaired.healed, repaired.left.len()), (vec![*id], 0));
+    assert_eq!(store.snapshot_ids().unwrap(), []);
 }

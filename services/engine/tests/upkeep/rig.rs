@@ -1,12 +1,11 @@
 //! A datastore on a disk in memory, and trees to put into it.
 
+use engine::storage::hooked::Hooked;
 use engine::storage::simulated::Simulated;
-use engine::storage::{File, Guard, Storage};
 use engine::{Options, Piece, Progress, SnapshotInfo, SnapshotMeta, Store};
 use format::entry::{Entry, Extent, Kind, Timestamp};
 use format::superblock::Profile;
 use format::{Keyset, SnapshotId};
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -118,83 +117,21 @@ pub(crate) fn restored(store: &Store, id: SnapshotId) -> engine::Result<Files> {
     Ok(files)
 }
 
-/// Counts what is read of packs, and cancels an operation when that is so much.
-#[derive(Clone)]
-pub(crate) struct Watched {
-    pub(crate) disk: Simulated,
-    pub(crate) read: Arc<AtomicU64>,
-    pub(crate) cancel: Option<(u64, Arc<Progress>)>,
-}
-
-struct WatchedFile(Arc<dyn File>, Watched);
-
-impl File for WatchedFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let count = self.0.read_at(buffer, offset)?;
-        let before = self.1.read.fetch_add(count as u64, Relaxed);
-        if let Some((most, progress)) = &self.1.cancel
-            && before + count as u64 > *most
-        {
-            progress.cancel();
+/// Counts what is read of packs, and cancels an operation when that is more than so much.
+pub(crate) fn watched(
+    disk: &Simulated,
+    cancel: Option<(u64, Arc<Progress>)>,
+) -> (Hooked, Arc<AtomicU64>) {
+    let read = Arc::new(AtomicU64::new(0));
+    let count = read.clone();
+    let hooked = Hooked::new(disk.clone(), move |call| {
+        if call.method == "read_at" && call.name.starts_with("packs/") {
+            let bytes = call.bytes.1 as u64;
+            let now = count.fetch_add(bytes, Relaxed) + bytes;
+            let reached = cancel.iter().filter(|(most, _)| now > *most);
+            reached.for_each(|(_, progress)| progress.cancel());
         }
-        Ok(count)
-    }
-
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_at(bytes, offset)
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-
-    fn set_len(&self, length: u64) -> io::Result<()> {
-        self.0.set_len(length)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.0.sync()
-    }
-}
-
-impl Storage for Watched {
-    fn place(&self) -> String {
-        self.disk.place()
-    }
-
-    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.disk.create(name)
-    }
-
-    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        let file = self.disk.open(name)?;
-        Ok(match name.starts_with("packs/") {
-            true => Arc::new(WatchedFile(file, self.clone())),
-            false => file,
-        })
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.disk.remove(name)
-    }
-
-    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
-        self.disk.list(dir)
-    }
-
-    fn make_dir(&self, dir: &str) -> io::Result<()> {
-        self.disk.make_dir(dir)
-    }
-
-    fn sync_dir(&self, dir: &str) -> io::Result<()> {
-        self.disk.sync_dir(dir)
-    }
-
-    fn lock(&self) -> io::Result<Box<dyn Guard>> {
-        self.disk.lock()
-    }
+        Ok(())
+    });
+    (hooked, read)
 }

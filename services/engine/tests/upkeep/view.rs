@@ -1,11 +1,13 @@
 //! Looking into a snapshot anywhere gives what going through all of it gives.
 
-use crate::rig::{entry, fresh, noise};
+use crate::rig::{back_up, entry, files, fresh, noise};
 use engine::storage::simulated::Simulated;
-use engine::{Kept, Progress, Seen, SnapshotMeta, Store, View};
+use engine::{Error, Kept, Progress, Seen, SnapshotMeta, Store, View};
 use format::entry::{Entry, Extent, Kind};
 use format::superblock::Profile::Site;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 /// So many entries that there are nodes above the leaves: directories of files whose names sort around
 /// the slash, hard links among them.
@@ -149,4 +151,31 @@ fn any_bytes_of_a_file_are_read_and_its_holes_found() {
         }
         assert_eq!(holes, file.size - data);
     }
+}
+
+#[test]
+fn what_is_looked_into_is_not_collected_meanwhile() {
+    let store = fresh(&Simulated::new(), &Store::new_keyset().unwrap(), Site);
+    let tree = files(100, 1, 2000);
+    let snapshot = back_up(&store, 1, &tree).unwrap();
+    let view = store.view(&snapshot, &Kept::default()).unwrap();
+    store.forget(&[snapshot.clear.id]).unwrap();
+    let (end, ended) = channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let collected = store.collect(&Progress::default());
+            end.send(collected.unwrap()).unwrap();
+        });
+        // it waits, and this is in vain
+        assert!(ended.recv_timeout(Duration::from_millis(300)).is_err());
+        for (at, (path, chunks)) in tree.iter().enumerate() {
+            let seen = view.at(at as u64 + 1).unwrap().unwrap();
+            assert_eq!(seen.entry().path, path.as_bytes());
+            assert_eq!(view.read(&seen, 0, 9999).unwrap(), chunks.concat());
+        }
+        drop(view);
+        assert!(ended.recv().unwrap().chunks > 100);
+    });
+    let late = store.view(&snapshot, &Kept::default()).map(drop);
+    assert!(matches!(late, Err(Error::NoSnapshot { .. })), "{late:?}");
 }
