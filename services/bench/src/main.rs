@@ -44,7 +44,7 @@ enum Command {
         #[arg(default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1000..))]
         chunks: u64,
         /// Length of packs; 64 MiB is a site's, less makes as many packs as larger chunks would
-        #[arg(long, default_value_t = 1 << 20)]
+        #[arg(long, default_value_t = 2 << 20)]
         pack_size: u32,
         /// Leave out operations with one of these words in their name
         #[arg(long, num_args = 1..)]

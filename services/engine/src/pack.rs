@@ -13,10 +13,10 @@ const WRITE_SIZE: usize = 1 << 20;
 
 /// A pack is closed at so many frames, however short they are: whoever writes, reads or indexes one holds
 /// something for each, and of more the index would not look into the footer ([`crate::index`], near).
-const MOST_FRAMES: usize = 20_000;
+pub(crate) const MOST_FRAMES: usize = 20_000;
 
 /// A pack of metadata is closed at so many references: all of them are in memory when it enters the index.
-const MOST_REFERENCES: u64 = 100_000;
+pub(crate) const MOST_REFERENCES: u64 = 100_000;
 
 pub(crate) struct OpenPack {
     core: Arc<Core>,

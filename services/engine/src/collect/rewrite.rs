@@ -4,7 +4,7 @@ use super::Collected;
 use crate::core::{PACKS, pack_name};
 use crate::error::Result;
 use crate::index::{Location, Move, Pack};
-use crate::pack::OpenPack;
+use crate::pack::{MOST_FRAMES, MOST_REFERENCES, OpenPack};
 use crate::progress::Progress;
 use crate::storage::read_exact;
 use crate::store::Store;
@@ -19,6 +19,12 @@ const ONE_IN: u64 = 4;
 /// So many packs that are settled and of about a length become one, if they are shorter than this share
 /// of a full one.
 const MANY: u32 = 16;
+
+/// Bytes of a short pack at the most. One that was closed for the number of its frames or references is
+/// longer: it would become the same again, each time.
+const SHORT: u32 = 1 << 20;
+const _: () = assert!(MOST_FRAMES * frame::OVERHEAD >= SHORT as usize);
+const _: () = assert!(MOST_REFERENCES * size_of::<Digest>() as u64 >= SHORT as u64);
 
 /// Packs with their numbers.
 type Packs = Vec<(u32, Pack)>;
@@ -80,7 +86,7 @@ impl Store {
     }
 
     fn is_short(&self, pack: &Pack) -> bool {
-        pack.bytes < self.core.options.pack_size / MANY
+        pack.bytes < SHORT.min(self.core.options.pack_size / MANY)
     }
 
     /// Whether the frames of a pack refer to others; `None` where it cannot be told.
