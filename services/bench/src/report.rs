@@ -78,13 +78,7 @@ impl Report<'_> {
             Wanted::AtMost(0.95),
         );
         out += &target(
-            "restore to memory, wall",
-            &of(Step::RestoreInMemory, wall),
-            "s",
-            Wanted::AtLeast(2.0),
-        );
-        out += &target(
-            "restore to the disk, wall",
+            "restore, wall",
             &of(Step::Restore, wall),
             "s",
             Wanted::AtLeast(2.0),
@@ -242,6 +236,9 @@ impl Report<'_> {
                 ),
                 None => format!("| {} | not measured | | | | | |\n", tool.name),
             };
+        }
+        if step == Step::RestoreInMemory {
+            out += "\nThere nobody waits for a disk, and the kernel's own work for the file system and its image counts most.\n";
         }
         if step == Step::First {
             out += "\n\"Peak\" is the largest process; \"others\" the share of the processors that something else had meanwhile,\nthe kernel's own writing included (medians).\n";
