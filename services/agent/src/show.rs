@@ -16,13 +16,13 @@ pub(crate) fn size(bytes: u64) -> String {
     indicatif::BinaryBytes(bytes).to_string()
 }
 
-/// A time in seconds since the Unix epoch for people, in the local time zone.
+/// A time in seconds since the Unix epoch for people, in the local time zone, with how far that is from UTC.
 pub(crate) fn when(seconds: i64) -> String {
     jiff::Timestamp::from_second(seconds).map_or_else(
         |_| seconds.to_string(),
         |t| {
             t.to_zoned(jiff::tz::TimeZone::system())
-                .strftime("%Y-%m-%d %H:%M:%S")
+                .strftime("%Y-%m-%d %H:%M:%S %:z")
                 .to_string()
         },
     )
