@@ -21,9 +21,11 @@ use crate::core::locked;
 use crate::error::{Error, Result};
 use crate::index::Burial;
 use crate::progress::Progress;
+use crate::recover::check_all_read;
 use crate::store::Store;
 use format::{Digest, SnapshotId};
 use mark::Marks;
+use rewrite::Plan;
 use std::collections::BTreeMap;
 
 /// Digests that a round touches, and those that a look beforehand does: some 600 bytes of memory each
@@ -77,9 +79,10 @@ impl Store {
     ///
     /// # Errors
     /// Cancelled, a full disk, an I/O failure; a snapshot whose file cannot be read, for nobody knows
-    /// what it needs. What was freed by then is.
+    /// what it needs; [`Error::Unread`]. What was freed by then is.
     pub fn collect(&self, progress: &Progress) -> Result<Collected> {
         let _alone = locked(&self.collecting);
+        check_all_read(&*self.core.storage)?;
         let mut sum = Collected::default();
         loop {
             let (marks, changes) = self.bury(progress)?;
@@ -101,6 +104,7 @@ impl Store {
     /// As there.
     pub fn garbage(&self, progress: &Progress) -> Result<Collected> {
         let _alone = locked(&self.collecting);
+        check_all_read(&*self.core.storage)?;
         self.ingest()?.flush()?;
         let changes = self.changes()?;
         let marks = Marks::find(&self.core, &changes.gone, None, LOOK, progress)?;
@@ -120,7 +124,15 @@ impl Store {
             pack.dead += dead.get(number).copied().unwrap_or_default();
             pack.settled |= marks.settled.contains(number);
         }
-        self.plan(packs, &mut sum);
+        sum.left = packs.iter().map(|(_, pack)| u64::from(pack.dead)).sum();
+        let Plan {
+            going,
+            copied,
+            short,
+        } = self.plan(packs);
+        [going, copied, short]
+            .iter()
+            .for_each(|packs| sum.add(packs));
         Ok(sum)
     }
 

@@ -137,6 +137,14 @@ pub enum Error {
         /// The root of its tree.
         root: Digest,
     },
+    /// What packs hold is not all known.
+    #[error(
+        "{place}: packs that its disk did not read when the index was made may hold what the index lacks, so nothing is removed; `recover` again if the disk reads them now, else replace it and `repair` from another copy"
+    )]
+    Unread {
+        /// Where the datastore is.
+        place: String,
+    },
     /// A lock only moves later.
     #[error("snapshot {id} cannot be locked until then: name a time later than {}, and within 100 years", jiff::Timestamp::from_second(*before).unwrap_or(jiff::Timestamp::MAX))]
     NotLater {

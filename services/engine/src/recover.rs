@@ -2,9 +2,10 @@
 
 mod patient;
 
-use crate::core::{PACKS, SNAPSHOTS, locked, pack_name};
-use crate::error::{Result, format_error, io_error};
+use crate::core::{PACKS, SNAPSHOTS, locked, pack_name, write_whole};
+use crate::error::{Error, Result, format_error, io_error};
 use crate::index::{INDEX, Index, Location, Move, Setting, UNFINISHED};
+use crate::progress::Progress;
 use crate::storage::{File, Storage, read_exact};
 use format::frame::{Frame, MAX_FRAME};
 use format::lock::Lock;
@@ -23,6 +24,10 @@ use std::sync::Arc;
 /// An index that lacks more rows than so many batches is made anew: until all are added they are held in
 /// memory. Those of a crash are far fewer, what the pipeline had in hand.
 const BATCHES: usize = 64;
+
+/// A file that is there while the index lacks what a disk did not read of packs, and names these. What they
+/// hold besides nobody knows, so none is given up.
+const UNREAD: &str = "unread";
 
 /// Opens the index and adds the packs that a crash kept from it. One that cannot be opened, that lacks
 /// very much, or that names packs that are gone though something was found in them, is made anew.
@@ -47,7 +52,7 @@ pub(crate) fn usable_index(setting: Setting) -> Result<Index> {
     {
         return Ok(index);
     }
-    rebuild(setting)
+    rebuild(setting, &Progress::default())
 }
 
 /// Opens an index again that a failure closed, with the packs that were not in it durably.
@@ -67,12 +72,12 @@ fn add_missing(index: &Index, mut present: Vec<PackId>, most: usize) -> Result<b
     if present.is_empty() {
         return Ok(true);
     }
-    index.at_once(|| add(index, &present, most))
+    index.at_once(|| add(index, &present, most, &Progress::default()))
 }
 
 /// Makes the index anew from the packs.
-pub(crate) fn rebuild(setting: Setting) -> Result<Index> {
-    let storage = &setting.storage;
+pub(crate) fn rebuild(setting: Setting, progress: &Progress) -> Result<Index> {
+    let storage = setting.storage.clone();
     let place = storage.place();
     for name in [INDEX, UNFINISHED] {
         match storage.remove(name) {
@@ -88,11 +93,41 @@ pub(crate) fn rebuild(setting: Setting) -> Result<Index> {
     storage
         .sync_dir("")
         .map_err(io_error(&place, "sync", "the directory"))?;
-    let present = pack_ids(&**storage)?;
+    let present = pack_ids(&*storage)?;
+    let unread = setting.unread.clone().unwrap_or_default();
     let index = Index::make(setting)?;
-    add(&index, &present, usize::MAX)?;
+    add(&index, &present, usize::MAX, progress)?;
+    let unread: Vec<String> = locked(&unread).keys().cloned().collect();
+    if !unread.is_empty() {
+        // before there is an index that does not tell
+        write_whole(&*storage, "", UNREAD, unread.join("\n").as_bytes())?;
+    }
     index.finish()?;
+    if unread.is_empty() {
+        all_read(&*storage)?;
+    }
     Ok(index)
+}
+
+/// What could not be read was, or nothing needs it.
+pub(crate) fn all_read(storage: &dyn Storage) -> Result<()> {
+    match storage.remove(UNREAD) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(io_error(&storage.place(), "remove", UNREAD)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses where packs may hold what the index lacks because a disk did not read it.
+pub(crate) fn check_all_read(storage: &dyn Storage) -> Result<()> {
+    match storage.open(UNREAD) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(io_error(&storage.place(), "open", UNREAD)(error)),
+        Ok(_) => Err(Error::Unread {
+            place: storage.place(),
+        }),
+    }
 }
 
 fn pack_ids(storage: &dyn Storage) -> Result<Vec<PackId>> {
@@ -115,7 +150,7 @@ fn pack_ids(storage: &dyn Storage) -> Result<Vec<PackId>> {
 /// In what order packs refer to each other nobody knows, nor is there memory for all references. So
 /// first everything is added, and then marked what leads nowhere: meanwhile the index says too much,
 /// and nobody may rely on it.
-fn add(index: &Index, packs: &[PackId], most: usize) -> Result<bool> {
+fn add(index: &Index, packs: &[PackId], most: usize, progress: &Progress) -> Result<bool> {
     let storage = &index.setting().storage;
     if !packs.is_empty() {
         // who named them may have been killed before the names were durable
@@ -125,6 +160,7 @@ fn add(index: &Index, packs: &[PackId], most: usize) -> Result<bool> {
     }
     let mut metadata = Vec::new();
     for id in packs {
+        progress.check()?;
         let Some((file, mut records)) = listed(index, *id)? else {
             continue;
         };
@@ -153,21 +189,29 @@ fn add(index: &Index, packs: &[PackId], most: usize) -> Result<bool> {
             records = sound;
         }
         index.add_pack(*id, &records, useless)?;
+        let length: u64 = records.iter().map(|r| u64::from(r.length)).sum();
+        progress.add_bytes(length + u64::from(useless));
         if index.waiting()? > most {
             return Ok(false);
         }
     }
     let mut marked = HashSet::new();
-    while mark(index, &metadata, &mut marked)? {}
+    while mark(index, &metadata, &mut marked, progress)? {}
     leave_out(index, marked)?;
     Ok(true)
 }
 
 /// Marks the frames of these packs that refer to what is not there; says whether any did, for then
 /// others refer to those.
-fn mark(index: &Index, metadata: &[PackId], marked: &mut HashSet<Digest>) -> Result<bool> {
+fn mark(
+    index: &Index,
+    metadata: &[PackId],
+    marked: &mut HashSet<Digest>,
+    progress: &Progress,
+) -> Result<bool> {
     let before = marked.len();
     for id in metadata {
+        progress.check()?;
         let Some((file, records)) = listed(index, *id)? else {
             continue;
         };
@@ -198,7 +242,7 @@ fn leave_out(index: &Index, mut marked: HashSet<Digest>) -> Result<()> {
         let Some(place) = index.find(digest)? else {
             return Ok(Vec::new());
         };
-        let file = open_pack(index, place.pack)?;
+        let file = open_pack(index.setting(), place.pack)?;
         let refs = refs(index, place.pack, &*file, place.offset, place.length)?;
         Ok(refs.unwrap_or_default())
     };
@@ -254,29 +298,35 @@ type Listed = (Arc<dyn File>, Vec<Record>);
 /// `None` for what is no pack of this datastore.
 fn listed(index: &Index, id: PackId) -> Result<Option<Listed>> {
     let Setting {
-        storage, datastore, ..
+        storage,
+        datastore,
+        unread,
+        ..
     } = index.setting();
-    let file = open_pack(index, id)?;
-    let listed = records(&*file, &pack_name(id), &storage.place(), *datastore)?;
-    Ok(listed.map(|(records, _)| (file, records)))
+    let (name, file) = (pack_name(id), open_pack(index.setting(), id)?);
+    let listed = records(&*file, &name, &storage.place(), *datastore)?;
+    // one that cannot be read may be one of this datastore
+    let is_unread = || matches!(unread, Some(unread) if locked(unread).contains_key(&name));
+    let records = match listed {
+        Some((records, _)) => Some(records),
+        None => is_unread().then(Vec::new),
+    };
+    Ok(records.map(|records| (file, records)))
 }
 
-fn open_pack(index: &Index, id: PackId) -> Result<Arc<dyn File>> {
-    let Setting {
-        storage, unread, ..
-    } = index.setting();
+/// A pack's file, as the index that is made reads it.
+pub(crate) fn open_pack(setting: &Setting, id: PackId) -> Result<Arc<dyn File>> {
     let name = pack_name(id);
-    let opened = storage.open(&name);
-    let file = opened.map_err(io_error(&storage.place(), "open", &name))?;
-    Ok(match unread.clone() {
-        Some(unread) => Arc::new(Patient { file, name, unread }),
-        None => file,
+    let opened = setting.storage.open(&name);
+    Ok(match setting.unread.clone() {
+        Some(unread) => Arc::new(Patient::new(opened, name, unread)),
+        None => opened.map_err(io_error(&setting.storage.place(), "open", &name))?,
     })
 }
 
 /// Whether a chunk's frame is there and its check holds.
 fn is_sound(index: &Index, digest: &Digest, place: &Location) -> Result<bool> {
-    let file = open_pack(index, place.pack)?;
+    let file = open_pack(index.setting(), place.pack)?;
     let bytes = read_frame(index, place.pack, &*file, place.offset, place.length)?;
     let frame = Frame::parse(&bytes, index.setting().datastore);
     Ok(frame.is_ok_and(|frame| frame.header.digest == *digest))
@@ -376,27 +426,30 @@ impl crate::Store {
     /// Makes the index anew from the packs, whatever state it is in, and opens the datastore. Places that
     /// a disk does not read at a second try are taken for damaged, where opening fails: it may read them
     /// the next time, but whoever asks for this knows that it does not. Answers a sentence for each pack
-    /// with such.
+    /// with such; while there are, no pack is given up ([`crate::Error::Unread`]). `progress` counts bytes
+    /// of frames.
     ///
     /// # Errors
-    /// As [`crate::Store::open`]; a pack of a newer format.
+    /// As [`crate::Store::open`]; a pack of a newer format; cancelled, and the next opening makes the index.
     pub fn recover(
         storage: Arc<dyn Storage>,
         options: crate::Options,
+        progress: &Progress,
     ) -> Result<(Self, Vec<String>)> {
         let unread = Unread::default();
         let anew = |setting: Setting| {
-            drop(rebuild(Setting {
+            let patient = Setting {
                 unread: Some(unread.clone()),
                 ..setting.clone()
-            })?);
+            };
+            drop(rebuild(patient, progress)?);
             Index::open(setting)
         };
         let store = Self::open_by(storage, options, anew)?;
         let sentence = |(name, at): (&String, &u64)| {
             format!(
-                "{name} cannot be read at byte {at}, and what is there was left out; replace the disk, then repair from \
-                 another copy"
+                "{name} cannot be read at byte {at}, and what is there was left out; recover again if the disk reads it \
+                 by then, else replace the disk and repair from another copy"
             )
         };
         let unread = locked(&unread).iter().map(sentence).collect();

@@ -13,6 +13,7 @@ use crate::error::{Error, Result, format_error, io_error};
 use crate::index::{Location, Pack};
 use crate::progress::Progress;
 use crate::read::snapshot_name;
+use crate::recover::{all_read, check_all_read};
 use crate::sources::Sources;
 use crate::storage::{Storage, read_exact};
 use crate::store::{SUPERBLOCK, lock};
@@ -126,8 +127,17 @@ impl Store {
         let _alone = locked(&self.collecting);
         let damaged = |_, pack: &Pack| repaired.report.packs.contains(&pack.id);
         let packs = self.core.index.packs_that(damaged)?;
-        let stay = self.renew(&packs, progress)?;
-        repaired.damaged = stay.into_iter().map(|(pack, _)| pack).collect();
+        let storage = &*self.core.storage;
+        if repaired.left.is_empty() || check_all_read(storage).is_ok() {
+            let stay = self.renew(&packs, progress)?;
+            repaired.damaged = stay.into_iter().map(|(pack, _)| pack).collect();
+        } else {
+            // they may hold what is lacking, and the disk may read it the next time
+            repaired.damaged = packs.into_iter().map(|(_, pack)| pack.id).collect();
+        }
+        if repaired.left.is_empty() {
+            all_read(storage)?;
+        }
         (repaired.frames, repaired.bytes) = (copier.frames.into_inner(), copier.bytes.into_inner());
         if let Some(other) = other {
             let ids = other.snapshot_ids()?.into_iter();

@@ -44,6 +44,53 @@ fn nothing_is_left_over(storage: &Simulated, store: &Store) {
 }
 
 #[test]
+fn garbage_goes_though_there_is_no_room_to_make_one_pack_of_short_ones() {
+    const ROOM: u64 = 300_000;
+    let (disk, keys) = (Simulated::new(), Store::new_keyset().unwrap());
+    drop(made(&disk, &keys));
+    let (full, written) = (Arc::new(AtomicBool::new(false)), AtomicU64::new(0));
+    let is_full = full.clone();
+    let small = Hooked::new(disk.clone(), move |call| {
+        let packs = call.method == "write_at" && call.name.starts_with("tmp/");
+        let more = call.bytes.1 as u64;
+        match packs && is_full.load(Relaxed) && written.fetch_add(more, Relaxed) + more > ROOM {
+            true => Err(std::io::ErrorKind::StorageFull.into()),
+            false => Ok(()),
+        }
+    });
+    let options = Options {
+        pack_size: 1 << 20,
+        ..options()
+    };
+    let store = Store::open(Arc::new(small), options).unwrap();
+    store.unlock(&keys).unwrap();
+    // a pack of which three fourths are garbage, and very many short ones
+    let most = tree(0, 400);
+    let rest: Tree = most
+        .clone()
+        .into_iter()
+        .filter(|(_, n)| n % 4 == 0)
+        .collect();
+    let gone = back_up(&store, &most).unwrap();
+    let kept = back_up(&store, &rest).unwrap();
+    for number in 0..60 {
+        back_up(&store, &tree(10_000 + number * 10, 10)).unwrap();
+    }
+    store.forget(&[gone]).unwrap();
+    let before = pack_bytes(&disk);
+    full.store(true, Relaxed);
+    let done = collected(&store);
+    assert!(done.freed > 300_000, "{done:?}");
+    assert!(pack_bytes(&disk) + done.freed - 20_000 < before, "{done:?}");
+    full.store(false, Relaxed);
+    let names = || disk.names().len();
+    let many = names();
+    collected(&store);
+    assert!(names() < many - 50);
+    restores(&store, kept, &rest).unwrap();
+}
+
+#[test]
 fn what_only_a_forgotten_snapshot_needs_goes_and_the_rest_stays() {
     let (storage, keys) = (Simulated::new(), Store::new_keyset().unwrap());
     let store = made(&storage, &keys);
@@ -280,7 +327,7 @@ proptest! {
                 }
                 Step::Recover => {
                     drop(store.take());
-                    let (recovered, _) = Store::recover(Arc::new(storage.clone()), options()).unwrap();
+                    let (recovered, _) = Store::recover(Arc::new(storage.clone()), options(), &Progress::default()).unwrap();
                     recovered.unlock(&keys).unwrap();
                     store = Some(recovered);
                 }

@@ -6,7 +6,7 @@ use engine::storage::Storage;
 use engine::storage::directory::Directory;
 use engine::storage::hooked::Hooked;
 use engine::storage::simulated::Simulated;
-use engine::{Options, Progress, Store};
+use engine::{Error, Options, Progress, Store};
 use format::SnapshotId;
 use format::superblock::Profile;
 use rig::*;
@@ -14,7 +14,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 fn tiny_packs() -> Options {
     Options {
@@ -67,7 +67,7 @@ fn few_files_are_open_however_many_packs_there_are() {
         }
         Ok(())
     });
-    let (store, _) = Store::recover(Arc::new(counted), tiny_packs()).unwrap();
+    let (store, _) = Store::recover(Arc::new(counted), tiny_packs(), &Progress::default()).unwrap();
     let most = most.load(Relaxed);
     assert!(most < 50, "{most} files were open");
     store.unlock(&keys).unwrap();
@@ -133,7 +133,7 @@ fn with_a_pack_damaged(
     for pack in storage.list("packs").unwrap() {
         let disk = storage.after_power_cut(u64::MAX);
         disk.tamper(&format!("packs/{pack}"), |bytes| damage(bytes));
-        drop(Store::recover(Arc::new(disk.clone()), options()).unwrap());
+        drop(Store::recover(Arc::new(disk.clone()), options(), &Progress::default()).unwrap());
         then(&disk);
     }
 }
@@ -212,7 +212,7 @@ fn of_a_chunk_stored_twice_the_sound_one_counts() {
         back_up(&store, &files).unwrap();
         restores(&store, id, &files).unwrap();
         drop(store);
-        drop(Store::recover(Arc::new(disk.clone()), options()).unwrap());
+        drop(Store::recover(Arc::new(disk.clone()), options(), &Progress::default()).unwrap());
         let store = opened(&disk, &keys);
         restores(&store, id, &files).unwrap();
         store.collect(&Progress::default()).unwrap();
@@ -247,7 +247,8 @@ fn a_sector_that_cannot_be_read_keeps_nobody_from_making_the_index_anew() {
                 }
             });
             let opened_as_usual = Store::open(Arc::new(broken.clone()), options()).map(drop);
-            let (store, unread) = Store::recover(Arc::new(broken.clone()), options()).unwrap();
+            let (store, unread) =
+                Store::recover(Arc::new(broken.clone()), options(), &Progress::default()).unwrap();
             match opened_as_usual {
                 // nothing needs to be read there
                 Ok(()) => assert_eq!(unread, [] as [String; 0]),
@@ -266,6 +267,8 @@ fn a_sector_that_cannot_be_read_keeps_nobody_from_making_the_index_anew() {
             store.repair(Some(&copy), &Progress::default()).unwrap();
             restores(&store, id, &files).unwrap();
             is_clean(&store);
+            store.collect(&Progress::default()).unwrap();
+            restores(&store, id, &files).unwrap();
         }
     }
     let (named, kept) = (named.into_inner(), kept.into_inner());
@@ -275,4 +278,53 @@ fn a_sector_that_cannot_be_read_keeps_nobody_from_making_the_index_anew() {
         named >= 2 * packs && kept > 3 * packs * 300,
         "{named}, {kept}"
     );
+}
+
+/// A cable that is loose for a while.
+#[test]
+fn what_was_not_read_when_the_index_was_made_is_there_when_it_is_read_again() {
+    for method in ["open", "read_at"] {
+        let (disk, keys) = (Simulated::new(), Store::new_keyset().unwrap());
+        let files = tree(0, 400);
+        let store = made(&disk, &keys);
+        let id = back_up(&store, &files).unwrap();
+        drop(store);
+        let loose = Arc::new(AtomicBool::new(true));
+        let fails = loose.clone();
+        let cable = Hooked::new(disk.clone(), move |call| {
+            // one pack in three is on the other disk of the two
+            let there = call.name.starts_with("packs/") && call.name.as_bytes()[6] % 3 > 0;
+            match there && call.method == method && fails.load(Relaxed) {
+                true => Err(std::io::Error::other("the disk does not answer")),
+                false => Ok(()),
+            }
+        });
+        let recover = || {
+            let disk = Arc::new(cable.clone());
+            let (store, unread) = Store::recover(disk, options(), &Progress::default()).unwrap();
+            store.unlock(&keys).unwrap();
+            (store, unread)
+        };
+        let (store, unread) = recover();
+        assert!(unread.len() > 1, "{unread:?}");
+        drop(store);
+        loose.store(false, Relaxed);
+        let store = opened(&cable, &keys);
+        assert!(restores(&store, id, &files).is_err());
+        let refused = |done| matches!(done, Err(Error::Unread { .. }));
+        assert!(refused(store.collect(&Progress::default())));
+        assert!(refused(store.garbage(&Progress::default())));
+        // nor does a repair that heals nothing give anything up
+        let packs = disk.list("packs").unwrap().len();
+        loose.store(true, Relaxed);
+        store.repair(None, &Progress::default()).unwrap();
+        loose.store(false, Relaxed);
+        assert_eq!(disk.list("packs").unwrap().len(), packs);
+        assert!(refused(store.collect(&Progress::default())));
+        drop(store);
+        let (store, unread) = recover();
+        assert_eq!(unread, [] as [String; 0]);
+        store.collect(&Progress::default()).unwrap();
+        restores(&store, id, &files).unwrap();
+    }
 }

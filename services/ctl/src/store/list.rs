@@ -190,8 +190,25 @@ fn tell_lost(lost: &Lost) {
     }
 }
 
+/// Bytes of all packs, about; what cannot be looked at is told by who reads it.
+fn packed(dir: &Path) -> u64 {
+    let packs = std::fs::read_dir(dir.join("packs")).into_iter().flatten();
+    let lengths = packs.filter_map(|pack| Some(pack.ok()?.metadata().ok()?.len()));
+    lengths.sum()
+}
+
+/// Opens a datastore with an index that is made anew; answers also what could not be read for it.
+pub(super) fn remake(dir: &Path) -> Result<(Store, Vec<String>)> {
+    let progress = Arc::new(Progress::default());
+    let total = Arc::new(AtomicU64::new(packed(dir)));
+    let kept = "there is no index; whatever is done next makes it, and recover shows how far it is";
+    work::run(&progress, &total, kept, || {
+        Store::recover(at(dir)?, options(), &progress).map_err(anyhow::Error::from)
+    })
+}
+
 pub(super) fn recover(dir: &Path, json: bool) -> Result<Outcome> {
-    let (store, findings) = Store::recover(at(dir)?, options())?;
+    let (store, findings) = remake(dir)?;
     let totals = store.stats()?.totals;
     let count = findings.len() as u64;
     answer(

@@ -1,7 +1,7 @@
 //! `strongroom store repair`.
 
 use super::{
-    Outcome, answer, at, keyfile, open, options, outcome, show, tell, texts, unread, work,
+    Outcome, answer, at, keyfile, list, open, options, outcome, show, tell, texts, unread, work,
 };
 use anyhow::{Result, bail};
 use clap::Args;
@@ -53,7 +53,7 @@ impl Repair {
                 Err(error) if !index_made && is_of_index(&error) => {
                     drop(store);
                     // what could not be read is found again
-                    (store, _) = Store::recover(at(&self.dir)?, options())?;
+                    (store, _) = list::remake(&self.dir)?;
                     index_made = true;
                 }
                 repaired => break repaired?,

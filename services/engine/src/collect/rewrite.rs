@@ -2,10 +2,11 @@
 
 use super::Collected;
 use crate::core::{PACKS, pack_name};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::index::{Location, Move, Pack};
 use crate::pack::{MOST_FRAMES, MOST_REFERENCES, OpenPack};
 use crate::progress::Progress;
+use crate::recover::records;
 use crate::storage::read_exact;
 use crate::store::Store;
 use format::frame::{self, Frame, Header};
@@ -49,40 +50,52 @@ fn fate(pack: &Pack) -> Fate {
     }
 }
 
+/// What becomes of packs.
+#[derive(Default)]
+pub(super) struct Plan {
+    /// What holds nothing that is needed.
+    pub(super) going: Packs,
+    /// What holds so much garbage that the rest is copied.
+    pub(super) copied: Packs,
+    /// What is short where there are many of about a length. They become one that is too long to be one
+    /// of them again, so a byte is copied a few times at most until its pack is no longer short.
+    pub(super) short: Packs,
+}
+
+impl Collected {
+    /// Counts packs that are given up.
+    pub(super) fn add(&mut self, packs: &[(u32, Pack)]) {
+        for (_, pack) in packs {
+            let dead = u64::from(pack.dead);
+            self.packs += 1;
+            self.copied += u64::from(pack.bytes) - dead;
+            self.freed += dead;
+            self.left -= dead;
+        }
+    }
+}
+
 impl Store {
-    /// What becomes of packs, added up: those that go, and those of which what is needed is copied first.
-    /// Among these are short ones when there are many of about a length: what they become is too long to
-    /// be one of them again, so a byte is copied a few times at most until its pack is no longer short.
-    pub(super) fn plan(&self, packs: Packs, sum: &mut Collected) -> [Packs; 2] {
-        let (mut going, mut copied) = (Packs::new(), Packs::new());
+    pub(super) fn plan(&self, packs: Packs) -> Plan {
+        let mut plan = Plan::default();
         let mut short: BTreeMap<_, Packs> = BTreeMap::new();
-        sum.left = packs.iter().map(|(_, pack)| u64::from(pack.dead)).sum();
         for (number, pack) in packs {
             match fate(&pack) {
-                Fate::Goes => going.push((number, pack)),
-                Fate::Copied => copied.push((number, pack)),
+                Fate::Goes => plan.going.push((number, pack)),
+                Fate::Copied => plan.copied.push((number, pack)),
                 Fate::Stays if pack.settled && self.is_short(&pack) => {
                     if let Some(refers) = self.refers(pack.id) {
                         let length = pack.bytes.ilog2() / MANY.ilog2();
-                        short
-                            .entry((refers, length))
-                            .or_default()
-                            .push((number, pack));
+                        let alike = short.entry((refers, length)).or_default();
+                        alike.push((number, pack));
                     }
                 }
                 Fate::Stays => {}
             }
         }
         let many = |alike: &Packs| alike.len() >= MANY as usize;
-        copied.extend(short.into_values().filter(many).flatten());
-        for (_, pack) in going.iter().chain(&copied) {
-            let dead = u64::from(pack.dead);
-            sum.packs += 1;
-            sum.copied += u64::from(pack.bytes) - dead;
-            sum.freed += dead;
-        }
-        sum.left -= sum.freed;
-        [going, copied]
+        plan.short = short.into_values().filter(many).flatten().collect();
+        plan
     }
 
     fn is_short(&self, pack: &Pack) -> bool {
@@ -101,16 +114,54 @@ impl Store {
         let index = &self.core.index;
         let packs =
             index.packs_that(|_, pack| pack.dead > 0 || pack.bytes == 0 || self.is_short(pack))?;
-        let [going, copied] = self.plan(packs, sum);
+        sum.left = packs.iter().map(|(_, pack)| u64::from(pack.dead)).sum();
+        let Plan {
+            mut going,
+            copied,
+            short,
+        } = self.plan(packs);
+        // of one without frames in the index nobody counted them: it was damaged when this was made
+        going.retain(|(_, pack)| {
+            let goes = pack.bytes > 0 || self.is_empty(pack.id);
+            if !goes {
+                sum.findings.push(format!(
+                    "{} has frames that the index lacks and stays as it is; run recover",
+                    pack_name(pack.id)
+                ));
+            }
+            goes
+        });
         // first what takes no room
         self.replace(&going, None)?;
-        for (pack, chunk) in self.renew(&copied, progress)? {
+        sum.add(&going);
+        let stay = self.renew(&copied, progress)?;
+        sum.add(&copied);
+        let shortened = self.renew(&short, progress);
+        let stay_short = match shortened {
+            // they are as good as one, and take the same room
+            Err(Error::Full { .. }) => Vec::new(),
+            renewed => {
+                sum.add(&short);
+                renewed?
+            }
+        };
+        for (pack, chunk) in stay.into_iter().chain(stay_short) {
             sum.findings.push(format!(
                 "{} stays as it is: its chunk {chunk} is damaged; run verify",
                 pack_name(pack)
             ));
         }
         Ok(())
+    }
+
+    /// Whether no frame is found in a pack; in one that cannot be read there may be some.
+    fn is_empty(&self, pack: PackId) -> bool {
+        let (name, core) = (pack_name(pack), &self.core);
+        let Ok(file) = core.storage.open(&name) else {
+            return false;
+        };
+        let found = records(&*file, &name, &core.storage.place(), core.datastore);
+        matches!(found, Ok(Some((frames, _))) if frames.is_empty())
     }
 
     /// Copies what is needed of packs to new ones, and removes them. Answers those that stay, for a

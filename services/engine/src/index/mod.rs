@@ -35,7 +35,7 @@ pub(crate) use garbage::{Burial, Move};
 use crate::core::{locked, pack_name};
 use crate::error::{Error, Result, format_error, io_error};
 use crate::memory::Memory;
-use crate::recover::Unread;
+use crate::recover::{Unread, open_pack};
 use crate::storage::{Storage, read_exact};
 use catalogue::{Catalogue, Change};
 use format::frame::{Frame, Kind};
@@ -270,16 +270,11 @@ impl Shared {
 
     /// What a frame of a pack refers to.
     fn referred(&self, pack: PackId, record: &Record) -> Result<Vec<Digest>> {
-        let Setting {
-            storage, datastore, ..
-        } = &self.setting;
-        let name = pack_name(pack);
-        let read = || {
-            let file = storage.open(&name)?;
-            read_exact(&*file, record.offset.into(), record.length as usize)
-        };
-        let raw = read().map_err(io_error(&storage.place(), "read", &name))?;
-        let frame = Frame::parse(&raw, *datastore).map_err(format_error(&name))?;
+        let (setting, name) = (&self.setting, pack_name(pack));
+        let file = open_pack(setting, pack)?;
+        let raw = read_exact(&*file, record.offset.into(), record.length as usize)
+            .map_err(io_error(&setting.storage.place(), "read", &name))?;
+        let frame = Frame::parse(&raw, setting.datastore).map_err(format_error(&name))?;
         Ok(frame.refs().collect())
     }
 

@@ -13,31 +13,58 @@ const SECTOR: u64 = 4096;
 pub(crate) type Unread = Arc<Mutex<BTreeMap<String, u64>>>;
 
 /// A pack of which sectors that cannot be read at a second try read as zeros: then no check holds, as of
-/// what is damaged.
+/// what is damaged. One that cannot be opened is empty.
 pub(super) struct Patient {
-    pub(super) file: Arc<dyn File>,
-    pub(super) name: String,
-    pub(super) unread: Unread,
+    file: Option<Arc<dyn File>>,
+    /// By `file` when it was opened.
+    length: u64,
+    name: String,
+    unread: Unread,
+}
+
+impl Patient {
+    pub(super) fn new(opened: io::Result<Arc<dyn File>>, name: String, unread: Unread) -> Self {
+        let length = opened.as_ref().ok().map(|file| file.len());
+        let length = length.and_then(Result::ok);
+        let this = Self {
+            file: opened.ok().filter(|_| length.is_some()),
+            length: length.unwrap_or_default(),
+            name,
+            unread,
+        };
+        if this.file.is_none() {
+            this.note(0);
+        }
+        this
+    }
+
+    fn note(&self, at: u64) {
+        let mut unread = locked(&self.unread);
+        let first = unread.entry(self.name.clone()).or_insert(at);
+        *first = at.min(*first);
+    }
 }
 
 impl File for Patient {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        if let Ok(count) = self.file.read_at(buffer, offset) {
+        let Some(file) = &self.file else {
+            return Ok(0);
+        };
+        if let Ok(count) = file.read_at(buffer, offset) {
             return Ok(count);
         }
         // the second try, of each by itself
-        let (mut count, length) = (0, buffer.len());
+        let left = self.length.saturating_sub(offset);
+        let (mut count, length) = (0, buffer.len().min(left as usize));
         while count < length {
             let at = offset + count as u64;
             let sector = (SECTOR - at % SECTOR) as usize;
             let part = &mut buffer[count..length.min(count + sector)];
-            count += match self.file.read_at(part, at) {
+            count += match file.read_at(part, at) {
                 Ok(0) => break,
                 Ok(read) => read,
                 Err(_) => {
-                    let mut unread = locked(&self.unread);
-                    let first = unread.entry(self.name.clone()).or_insert(at);
-                    *first = at.min(*first);
+                    self.note(at);
                     part.fill(0);
                     part.len()
                 }
@@ -46,19 +73,19 @@ impl File for Patient {
         Ok(count)
     }
 
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_at(bytes, offset)
+    fn write_at(&self, _: &[u8], _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     fn len(&self) -> io::Result<u64> {
-        self.file.len()
+        Ok(self.length)
     }
 
-    fn set_len(&self, length: u64) -> io::Result<()> {
-        self.file.set_len(length)
+    fn set_len(&self, _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.file.sync()
+        Err(io::ErrorKind::Unsupported.into())
     }
 }
