@@ -317,10 +317,10 @@ fn listed(index: &Index, id: PackId) -> Result<Option<Listed>> {
 /// A pack's file, as the index that is made reads it.
 pub(crate) fn open_pack(setting: &Setting, id: PackId) -> Result<Arc<dyn File>> {
     let name = pack_name(id);
-    let opened = setting.storage.open(&name);
+    let open = || setting.storage.open(&name);
     Ok(match setting.unread.clone() {
-        Some(unread) => Arc::new(Patient::new(opened, name, unread)),
-        None => opened.map_err(io_error(&setting.storage.place(), "open", &name))?,
+        Some(unread) => Arc::new(Patient::new(open, name.clone(), unread)),
+        None => open().map_err(io_error(&setting.storage.place(), "open", &name))?,
     })
 }
 

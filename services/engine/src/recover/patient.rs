@@ -23,12 +23,19 @@ pub(super) struct Patient {
 }
 
 impl Patient {
-    pub(super) fn new(opened: io::Result<Arc<dyn File>>, name: String, unread: Unread) -> Self {
-        let length = opened.as_ref().ok().map(|file| file.len());
-        let length = length.and_then(Result::ok);
+    pub(super) fn new(
+        open: impl Fn() -> io::Result<Arc<dyn File>>,
+        name: String,
+        unread: Unread,
+    ) -> Self {
+        let once = || open().and_then(|file| Ok((file.len()?, file)));
+        let (length, file) = match once().or_else(|_| once()) {
+            Ok((length, file)) => (length, Some(file)),
+            Err(_) => (0, None),
+        };
         let this = Self {
-            file: opened.ok().filter(|_| length.is_some()),
-            length: length.unwrap_or_default(),
+            file,
+            length,
             name,
             unread,
         };
