@@ -204,13 +204,8 @@ impl Store {
     /// The frames of a pack as its footer lists them; where that is damaged, as the index has them,
     /// with what is wrong.
     pub(crate) fn frames_of(&self, pack: PackId) -> Result<(Frames, Option<String>)> {
-        let (name, storage) = (pack_name(pack), &self.core.storage);
-        let listed = storage
-            .open(&name)
-            .map_err(self.core.io("open", &name))
-            .and_then(|file| records(&*file, &name, &storage.place(), self.core.datastore));
-        match listed {
-            Ok(Some((records, true))) => {
+        match self.listed(pack) {
+            Ok(Some(records)) => {
                 let place = |r: &Record| Location {
                     pack,
                     offset: r.offset,
@@ -231,6 +226,14 @@ impl Store {
                 Ok((self.core.index.frames_of(pack)?, Some(why)))
             }
         }
+    }
+
+    /// What the footer of a pack lists; `None` where that or the header is damaged.
+    pub(crate) fn listed(&self, pack: PackId) -> Result<Option<Vec<Record>>> {
+        let (name, storage) = (pack_name(pack), &self.core.storage);
+        let file = storage.open(&name).map_err(self.core.io("open", &name))?;
+        let found = records(&*file, &name, &storage.place(), self.core.datastore)?;
+        Ok(found.and_then(|(records, whole)| whole.then_some(records)))
     }
 }
 
