@@ -315,6 +315,6 @@ impl Report<'_> {
                - Copies between repositories, and anything over a network.\n\
                - Collection while backups go on, and how its cost grows with the store.\n\
                - Data that is not in the page cache; other disks, more cores, larger stores.\n\
-               - Fragmented images, VHDX and VMDK.\n"
+               - Fragmented images, VHDX and VMDK by the tools (decisions/0011 has them for the cutter).\n"
     }
 }
