@@ -183,7 +183,7 @@ impl Prepared {
             .and_then(|path| cache::Writer::create(path, key));
         let sender = send::Sender::new(stream, counters, distrust, memory, again);
         let outcome = sender.run(begin, queue, cancel).await;
-        // the reader ends with its queue; its fault says more than an end of the queue
+        // the reader ends with its queue; what it says of its fault is more than that the queue ended
         reading.await.map_err(|e| Error::Fault(e.to_string()))?;
         outcome
     }

@@ -29,10 +29,20 @@ pub(crate) struct Fresh {
 }
 
 /// Keeps what is mounted from now on to this process, so that nothing of it stays when it is interrupted;
-/// says whether it may mount.
-pub(crate) fn may_mount() -> bool {
-    unshare(CloneFlags::CLONE_NEWNS).is_ok()
-        && quietly(Command::new("mount").args(["--make-rprivate", "/"])).is_ok()
+/// says whether one can be made, and prints why not. Root may lack loop devices or ext4, so one is made in `work`.
+pub(crate) fn may_mount(work: &Path) -> bool {
+    let tried = (|| {
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        quietly(Command::new("mount").args(["--make-rprivate", "/"]))?;
+        Fresh::make(&work.join("trial"), Medium::Disk)
+    })();
+    match tried {
+        Ok(_) => true,
+        Err(error) => {
+            eprintln!("no file system of its own for each restore: {error:#}");
+            false
+        }
+    }
 }
 
 impl Fresh {
@@ -82,5 +92,16 @@ impl Drop for Fresh {
         }
         // gone already with a tmpfs
         let _ = fs::remove_file(&self.image);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_none_can_be_made_that_is_known_at_the_start() {
+        // root gets as far as the directory
+        assert!(!may_mount(Path::new("/proc")));
     }
 }

@@ -103,7 +103,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     corpus::remove(&work)?;
     std::fs::create_dir_all(&work)?;
     let machine = machine::Machine::look(workspace)?;
-    let may_mount = fresh::may_mount();
+    let may_mount = matches!(arguments.command, Command::All) && fresh::may_mount(&work);
     let measured = (|| {
         let results = match arguments.command {
             Command::All => Some(rounds::run(

@@ -186,7 +186,7 @@ impl Report<'_> {
             match self.may_mount {
                 true =>
                     "an ext4 that is made for each of them, its image on the disk or in a tmpfs",
-                false => "the file system of the repositories, for only root can make others",
+                false => "the file system of the repositories, for no other could be made",
             },
             unlike,
             size.files,
@@ -305,7 +305,7 @@ impl Report<'_> {
                 .filter(|step| !results.samples.contains_key(&(tool.name, *step)))
             {
                 let why = match step {
-                    Step::RestoreInMemory => "only root can mount a file system for it",
+                    Step::RestoreInMemory => "no file system could be made for it",
                     _ => "it has no command for it",
                 };
                 out += &format!("- {} of {}: {why}.\n", step.name(), tool.name);
@@ -315,6 +315,6 @@ impl Report<'_> {
                - Copies between repositories, and anything over a network.\n\
                - Collection while backups go on, and how its cost grows with the store.\n\
                - Data that is not in the page cache; other disks, more cores, larger stores.\n\
-               - Fragmented images, VHDX and VMDK.\n"
+               - Fragmented images, VHDX and VMDK by the tools (decisions/0011 has them for the cutter).\n"
     }
 }

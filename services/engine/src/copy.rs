@@ -11,6 +11,7 @@ use crate::ingest::Ingest;
 use crate::progress::Progress;
 use crate::sources::Sources;
 use format::frame::{Frame, Kind};
+use format::pack::Record;
 use format::{Digest, PackId, SnapshotId};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -48,10 +49,11 @@ pub struct Lacking<'a> {
 
 impl Lacking<'_> {
     /// Bytes of frames, as the progress of a copy counts them, which may run meanwhile. What no snapshot
-    /// needs any more counts too until it is collected. `None` once `wanted` says no.
+    /// needs any more counts too until it is collected, and packs whose footer cannot be read do not.
+    /// `None` once `wanted` says no, which is asked for each frame: of a large datastore all are looked up.
     ///
     /// # Errors
-    /// One of the two cannot be read.
+    /// The index of one of the two failed.
     pub fn bytes(&self, wanted: impl Fn() -> bool) -> Result<Option<u64>> {
         let (from, into) = (&self.from.core.index, &self.into.core.index);
         if self.packs.is_empty() {
@@ -62,15 +64,28 @@ impl Lacking<'_> {
             if !wanted() {
                 return Ok(None);
             }
-            for (digest, place) in self.from.frames_of(pack)?.0 {
+            // to look for what is damaged takes long, and what comes of it is told by the copy
+            let Ok(Some(records)) = self.from.listed(pack) else {
+                continue;
+            };
+            for Record {
+                digest,
+                offset,
+                length,
+                ..
+            } in records
+            {
+                if !wanted() {
+                    return Ok(None);
+                }
                 let there = into.find(&digest)?;
                 if there.is_some_and(|there| !there.broken && self.packs.contains(&there.pack)) {
                     continue;
                 }
                 // one that lies here twice is copied once
                 let found = from.find(&digest)?;
-                let here = found.is_some_and(|f| (f.pack, f.offset) == (pack, place.offset));
-                sum += if here { u64::from(place.length) } else { 0 };
+                let here = found.is_some_and(|f| (f.pack, f.offset) == (pack, offset));
+                sum += if here { u64::from(length) } else { 0 };
             }
         }
         Ok(Some(sum))

@@ -262,8 +262,7 @@ pub struct Pieces {
 }
 
 impl Pieces {
-    pub(crate) fn new(core: Arc<Core>, entry: &Entry, content: &Content) -> Result<Self> {
-        let keys = core.keys()?;
+    pub(crate) fn new(core: Arc<Core>, keys: Arc<Keys>, entry: &Entry, content: &Content) -> Self {
         let (lists, extents) = match content {
             Content::Inline => (Vec::new(), entry.content.clone()),
             Content::List(digest) => (
@@ -271,12 +270,12 @@ impl Pieces {
                 Vec::new(),
             ),
         };
-        Ok(Self {
+        Self {
             core,
             keys,
             lists,
             extents: extents.into_iter(),
-        })
+        }
     }
 
     /// The next extent, its bytes not read.

@@ -60,7 +60,8 @@ impl Store {
         }
         let holds = (self.hold()?, from.map(Store::hold).transpose()?);
         let mut repaired = Repaired {
-            report: self.verify(progress)?,
+            // names of lost files would be those from before it heals
+            report: self.examine(100.0, progress)?.0,
             ..Repaired::default()
         };
         let spare = self.spare(&repaired.report)?;

@@ -11,7 +11,7 @@ use format::SnapshotId;
 use format::entry::{Entry, Extent};
 use format::extents::length_of;
 use format::leaf::Content;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -42,7 +42,8 @@ pub trait TargetFile: Send + Sync {
     fn write(&self, bytes: &[u8], at: u64);
     /// Not all of it can be had.
     fn lost(&self, error: Error);
-    /// All of it was given, or lost; it is so many bytes long with its holes.
+    /// All of it was given, or lost; it is so many bytes long with its holes. A panic of it comes out of
+    /// [`Store::restore`].
     fn done(self, length: u64);
 }
 
@@ -115,7 +116,10 @@ impl Store {
                 let (entry, content) = entry?;
                 let file = target.entry(&entry).inspect_err(stop)?;
                 progress.add_file();
-                file.map_or(Ok(()), |file| Ok(work.give(&entry, &content, file)?))
+                if let Some(file) = file {
+                    work.give(&entry, &content, file);
+                }
+                Ok(())
             })
         })
         // what was still to be read when it was cancelled is lost
@@ -125,12 +129,12 @@ impl Store {
 
 impl<F: TargetFile> Work<'_, F> {
     /// Has the bytes of a file read.
-    fn give(&self, entry: &Entry, content: &Content, file: F) -> Result<(), Error> {
+    fn give(&self, entry: &Entry, content: &Content, file: F) {
         let open = Arc::new(Open {
             file,
             length: AtomicU64::new(0),
         });
-        let mut pieces = Pieces::new(self.core.clone(), entry, content)?;
+        let mut pieces = Pieces::new(self.core.clone(), self.keys.clone(), entry, content);
         let (mut at, mut ends) = (0u64, false);
         while !ends {
             if self.progress.check().is_err() {
@@ -167,12 +171,17 @@ impl<F: TargetFile> Work<'_, F> {
             }
         }
         release(open);
-        Ok(())
     }
 
     fn read_all(&self) {
+        let mut panic = None;
         while let Some(stretch) = self.queue.pop() {
-            self.read_one(stretch);
+            // the others still need a thread: a target that waits for files to end would do so for ever
+            let read = catch_unwind(AssertUnwindSafe(|| self.read_one(stretch)));
+            panic = panic.or(read.err());
+        }
+        if let Some(panic) = panic {
+            resume_unwind(panic);
         }
     }
 

@@ -317,7 +317,8 @@ impl Store {
     /// # Errors
     /// [`Error::Locked`].
     pub fn pieces(&self, entry: &Entry, content: &Content) -> Result<Pieces> {
-        Pieces::new(self.core.clone(), entry, content)
+        let keys = self.core.keys()?;
+        Ok(Pieces::new(self.core.clone(), keys, entry, content))
     }
 
     /// Sums over the datastore.

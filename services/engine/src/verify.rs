@@ -19,6 +19,7 @@ use crate::recover::records;
 use format::frame::Frame;
 use format::pack::Record;
 use format::{Digest, PackId, SnapshotId};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -45,7 +46,7 @@ pub struct Report {
     pub missing: Vec<Digest>,
     /// Snapshots that need one of these, and snapshots that cannot be read themselves.
     pub snapshots: Vec<SnapshotId>,
-    /// Of those that can be read, which files are lost; with the key only.
+    /// Of those that can be read, which files are lost; with the key only, and not by a repair.
     pub lost: Vec<Lost>,
     /// A sentence for each thing found, at most 10,000.
     pub findings: Vec<String>,
@@ -133,6 +134,21 @@ impl Store {
     /// As there.
     pub fn verify_sample(&self, percent: f64, progress: &Progress) -> Result<Report> {
         let _hold = self.core.hold()?;
+        let (mut report, bad) = self.examine(percent, progress)?;
+        if let Ok(keys) = self.core.keys() {
+            report.lost = self.lost(&bad, &report.snapshots, &keys, progress)?;
+        }
+        Ok(report)
+    }
+
+    /// Verifies but for the names of what is lost, and marks what is damaged or leads to it; which that
+    /// is, too.
+    pub(crate) fn examine(
+        &self,
+        percent: f64,
+        progress: &Progress,
+    ) -> Result<(Report, HashSet<Digest>)> {
+        let _hold = self.core.hold()?;
         self.core.index.check()?;
         let scan = Scan {
             store: self,
@@ -181,11 +197,8 @@ impl Store {
         let bad = self.leading_to(bad.collect(), &metadata, progress)?;
         self.affected(&bad, &mut report)?;
         report.snapshots.sort_unstable();
-        if let Some(keys) = &scan.keys {
-            report.lost = self.lost(&bad, &report.snapshots, keys, progress)?;
-        }
         if !bad.is_empty() {
-            let (index, bad) = (&self.core.index, Vec::from_iter(bad));
+            let (index, bad) = (&self.core.index, Vec::from_iter(bad.iter().copied()));
             // that the index failed before may only show when it is written to
             index.mark_broken(&bad).or_else(|_| {
                 self.reopen_index()?;
@@ -198,19 +211,14 @@ impl Store {
         report.missing.sort_unstable();
         report.missing.dedup();
         report.findings.sort_unstable();
-        Ok(report)
+        Ok((report, bad))
     }
 
     /// The frames of a pack as its footer lists them; where that is damaged, as the index has them,
     /// with what is wrong.
     pub(crate) fn frames_of(&self, pack: PackId) -> Result<(Frames, Option<String>)> {
-        let (name, storage) = (pack_name(pack), &self.core.storage);
-        let listed = storage
-            .open(&name)
-            .map_err(self.core.io("open", &name))
-            .and_then(|file| records(&*file, &name, &storage.place(), self.core.datastore));
-        match listed {
-            Ok(Some((records, true))) => {
+        match self.listed(pack) {
+            Ok(Some(records)) => {
                 let place = |r: &Record| Location {
                     pack,
                     offset: r.offset,
@@ -231,6 +239,14 @@ impl Store {
                 Ok((self.core.index.frames_of(pack)?, Some(why)))
             }
         }
+    }
+
+    /// What the footer of a pack lists; `None` where that or the header is damaged.
+    pub(crate) fn listed(&self, pack: PackId) -> Result<Option<Vec<Record>>> {
+        let (name, storage) = (pack_name(pack), &self.core.storage);
+        let file = storage.open(&name).map_err(self.core.io("open", &name))?;
+        let found = records(&*file, &name, &storage.place(), self.core.datastore)?;
+        Ok(found.and_then(|(records, whole)| whole.then_some(records)))
     }
 }
 

@@ -30,6 +30,8 @@ pub(super) enum Item {
     Unchanged(Box<Found>, Vec<Extent>, OwnedSemaphorePermit),
     /// Something to tell.
     Problem(Problem),
+    /// That was all. A queue that ends without it was let go of by a panic.
+    End,
 }
 
 /// The sender is gone; what is read is of no use any more.
@@ -69,7 +71,10 @@ impl ForOneFile {
             room: Arc::new(Semaphore::new(0)),
         };
         let settled = found.fingerprint.settled(self.began);
-        tokio::task::spawn_blocking(move || reader.file(&found, settled).map(|_| ()));
+        tokio::task::spawn_blocking(move || {
+            let read = reader.file(&found, settled);
+            read.and_then(|_| reader.put(Item::End))
+        });
         queue
     }
 }
@@ -119,6 +124,8 @@ impl Reader {
                 return;
             }
         }
+        // a sender that is gone needs no end
+        let _ = self.put(Item::End);
     }
 
     fn put(&self, item: Item) -> Result<(), Gone> {

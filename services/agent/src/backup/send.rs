@@ -170,9 +170,9 @@ impl<S: Stream> Sender<S> {
             }
             // every branch is cancel-safe: channels, a timer, a token
             tokio::select! {
-                item = queue.recv(), if more && self.has_room() => match item {
-                    Some(item) => self.take(item),
-                    None => more = false,
+                item = queue.recv(), if more && self.has_room() => match item.ok_or_else(half)? {
+                    Item::End => more = false,
+                    item => self.take(item),
                 },
                 message = from_site.recv() => match message.ok_or(WireError::Ended)?? {
                     FromSite::Known(bitmap) => self.answered(&bitmap)?,
@@ -216,7 +216,7 @@ impl<S: Stream> Sender<S> {
                     }
                 }
             }
-            Item::Content(_) | Item::Entry(..) | Item::Discard | Item::Problem(_) => {}
+            Item::Content(_) | Item::Entry(..) | Item::Discard | Item::Problem(_) | Item::End => {}
         }
         let open = self.batch.len() - before;
         self.slots.push_back(Slot {
@@ -306,8 +306,9 @@ impl<S: Stream> Sender<S> {
             self.distrust.store(true, Relaxed);
         }
         let mut queue = self.again.read(found);
-        while let Some(item) = queue.recv().await {
-            match item {
+        loop {
+            match queue.recv().await.ok_or_else(half)? {
+                Item::End => return Ok(()),
                 Item::Chunk(digest, _) if known.contains(&digest) => {}
                 Item::Problem(problem) => {
                     self.counters.problems.fetch_add(1, Relaxed);
@@ -319,7 +320,6 @@ impl<S: Stream> Sender<S> {
                 self.flush(cancel).await?;
             }
         }
-        Ok(())
     }
 
     /// Sends what needs no answer.
@@ -330,7 +330,7 @@ impl<S: Stream> Sender<S> {
             Item::Entry(entry, fingerprint) => self.entry(*entry, fingerprint),
             Item::Discard => self.discard(),
             Item::Problem(problem) => self.problem(&problem),
-            Item::Unchanged(..) => Ok(()),
+            Item::Unchanged(..) | Item::End => Ok(()),
         }
     }
 
@@ -424,6 +424,11 @@ impl<S: Stream> Sender<S> {
     }
 }
 
+/// A queue ended before what was read did.
+fn half() -> Error {
+    Error::Fault("what reads the files is gone".into())
+}
+
 async fn answers_of<S: Stream>(
     mut read: ReadHalf<S>,
     answers: mpsc::Sender<Result<FromSite, WireError>>,
@@ -450,4 +455,135 @@ async fn last_words(from_site: &mut mpsc::Receiver<Result<FromSite, WireError>>)
     tokio::time::timeout(patience, listen)
         .await
         .unwrap_or(WireError::Ended.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::read::Reader;
+    use super::*;
+    use filetree::ProblemKind;
+    use format::entry::Kind;
+    use protocol::digests::Bitmap;
+    use protocol::intake::Terms;
+
+    /// What a site that knows nothing hears of these, after which the reader is gone, and the end.
+    async fn heard(items: Vec<Item>) -> (Vec<FromAgent>, Result<Outcome>) {
+        let terms = Terms {
+            digest_key: [1; 32],
+            cut_seed: 1,
+        };
+        let (reader, queue) = mpsc::channel(128);
+        for item in items {
+            reader.try_send(item).map_err(|_| ()).unwrap();
+        }
+        let now = std::time::SystemTime::now();
+        let reader = Reader::new(&terms, reader, Arc::default(), Arc::default(), now);
+        let again = reader.for_one_file();
+        drop(reader);
+        let (ours, mut theirs) = tokio::io::duplex(1 << 16);
+        let sender = Sender::new(ours, Arc::default(), Arc::default(), None, again);
+        let begin = Begin {
+            run: String::new(),
+            host: String::new(),
+            source: String::new(),
+            paths: vec![],
+        };
+        let site = async {
+            let mut heard = Vec::new();
+            while let Some(message) = aio::read(&mut theirs).await.unwrap() {
+                let answer = match &message {
+                    FromAgent::Have(digests) => Some(FromSite::Known(Bitmap::new(
+                        digests.0.iter().map(|_| false),
+                    ))),
+                    FromAgent::Commit => Some(FromSite::Committed(Committed::default())),
+                    _ => None,
+                };
+                heard.push(message);
+                if let Some(answer) = answer {
+                    // an agent that broke off takes none
+                    let _ = aio::write(&mut theirs, &answer).await;
+                }
+            }
+            heard
+        };
+        tokio::join!(site, sender.run(begin, queue, CancellationToken::new()))
+    }
+
+    fn chunk(byte: u8) -> (Item, Extent) {
+        let digest = Digest([byte; 32]);
+        let data = Extent::Data { digest, length: 9 };
+        (Item::Chunk(digest, vec![byte; 9]), data)
+    }
+
+    fn entry(path: &str, content: Vec<Extent>) -> Entry {
+        Entry {
+            path: path.into(),
+            kind: Kind::File,
+            mode: 0o600,
+            uid: 0,
+            gid: 0,
+            user: vec![],
+            group: vec![],
+            modified: Default::default(),
+            xattrs: vec![],
+            size: content.iter().map(length_of).sum(),
+            content,
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_reader_has_read_that_broke_off_is_not_committed() {
+        let (bytes, data) = chunk(1);
+        let items = vec![bytes, Item::Entry(Box::new(entry("a", vec![data])), None)];
+        let (heard, end) = heard(items).await;
+        assert!(matches!(end, Err(Error::Fault(_))), "{end:?}");
+        assert!(!heard.contains(&FromAgent::Commit), "{heard:?}");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_turns_out_unreadable_leaves_nothing_to_the_next() {
+        let ((bytes, data), (others, other)) = (chunk(1), chunk(2));
+        let problem = Problem {
+            path: b"a".to_vec(),
+            kind: ProblemKind::Unreadable,
+            sentence: "cannot be read".into(),
+        };
+        let items = vec![
+            bytes,
+            Item::Content(vec![data]),
+            Item::Problem(problem),
+            Item::Discard,
+            others,
+            Item::Entry(Box::new(entry("b", vec![other])), None),
+            // of one nothing of which was sent there is nothing to take back
+            Item::Discard,
+            Item::End,
+        ];
+        let (heard, end) = heard(items).await;
+        assert_eq!(end.unwrap().problem_count, 1);
+        let after_chunks = |m: &&FromAgent| {
+            !matches!(
+                m,
+                FromAgent::Begin(_) | FromAgent::Have(_) | FromAgent::Chunk(_)
+            )
+        };
+        let heard: Vec<_> = heard.iter().filter(after_chunks).collect();
+        let runs = |extent| FromAgent::Content(vec![Run::from(extent)]);
+        let told = FromAgent::Problem {
+            path: Path(b"a".to_vec()),
+            text: "cannot be read".into(),
+        };
+        let whole = FromAgent::Entry(Box::new((&entry("b", vec![other])).into()));
+        assert_eq!(
+            heard,
+            [
+                &runs(&data),
+                &told,
+                &FromAgent::Discard,
+                &runs(&other),
+                &whole,
+                &FromAgent::Commit
+            ]
+        );
+    }
 }

@@ -12,10 +12,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Said when one is.
 const INTERRUPTED: &str = "what was copied stays; copy again to go on from there";
+
+/// What there is to copy is counted for so long: of a huge datastore that takes longer than a day's changes.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// From where, and where to.
 #[derive(Args)]
@@ -113,9 +116,29 @@ fn count(lacking: &Lacking<'_>, total: &AtomicU64, ended: Receiver<()>) {
     if ended.recv_timeout(SOON) != Err(RecvTimeoutError::Timeout) {
         return;
     }
-    let wanted = || ended.try_recv() != Err(TryRecvError::Disconnected);
+    let enough = Instant::now() + PATIENCE;
     // what cannot be read is told by the copy
-    if let Ok(Some(bytes)) = lacking.bytes(wanted) {
+    if let Ok(Some(bytes)) = lacking.bytes(|| is_wanted(&ended, enough)) {
         total.store(bytes, Relaxed);
+    }
+}
+
+/// Whether to count on: the copy runs, and it has not been long.
+fn is_wanted(ended: &Receiver<()>, enough: Instant) -> bool {
+    ended.try_recv() != Err(TryRecvError::Disconnected) && Instant::now() < enough
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_counted_once_the_copy_ended_or_for_too_long() {
+        let (running, ended) = channel();
+        let now = Instant::now();
+        assert!(is_wanted(&ended, now + Duration::from_secs(3600)));
+        assert!(!is_wanted(&ended, now));
+        drop(running);
+        assert!(!is_wanted(&ended, now + Duration::from_secs(3600)));
     }
 }

@@ -180,8 +180,12 @@ fn lost_document(lost: &Lost) -> serde_json::Value {
 
 /// Lists what is lost of a snapshot.
 fn tell_lost(lost: &Lost) {
-    let files = show::count(lost.file_count, "file");
-    eprintln!("snapshot {}, {files} damaged:", lost.snapshot);
+    let files = match lost.file_count {
+        // nothing but parts of the tree
+        0 => String::new(),
+        count => format!(", {} damaged", show::count(count, "file")),
+    };
+    eprintln!("snapshot {}{files}:", lost.snapshot);
     let names: Vec<String> = lost.files.iter().map(|p| filetree::shown(p)).collect();
     tell(&names, lost.file_count);
     if lost.nameless > 0 {

@@ -300,6 +300,15 @@ fn damage_is_found_without_a_key_and_restored_around() {
         compare(&source, &bench.at("back2")).unwrap().differences,
         []
     );
+    // nothing is left whole, and no file is known
+    for pack in bench.packs() {
+        let mut bytes = fs::read(&pack).unwrap();
+        bytes[100..].iter_mut().step_by(50).for_each(|b| *b ^= 1);
+        fs::write(&pack, &bytes).unwrap();
+    }
+    let (_, error) = bench.ends(&["verify", "s", "--key-file", "k"], 1);
+    let words = format!("snapshot {id}:\n  3 entries whose names cannot be read either\n");
+    assert!(error.contains(&words), "{error}");
 }
 
 #[test]

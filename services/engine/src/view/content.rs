@@ -107,7 +107,7 @@ impl View {
             return Ok(entry.content.iter().map(data_of).sum());
         };
         self.kept.data.get_or_insert_with(list, || {
-            let mut extents = Pieces::new(self.core.clone(), entry, content)?;
+            let mut extents = Pieces::new(self.core.clone(), self.core.keys()?, entry, content);
             let mut holes = 0u64;
             for _ in 0..PATIENCE {
                 match extents.next_extent()? {

@@ -8,6 +8,7 @@ use format::frame::{Compression, Draft, FrameKeys, Kind};
 use format::pack::{PackHeader, Record, encode_footer};
 use format::superblock::Profile::{Centre, Site};
 use format::{Digest, Keyset, PackId};
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -102,10 +103,18 @@ fn what_is_lacking_is_what_a_copy_brings_whatever_was_forgotten() {
     assert!(brings() > 200 * 3000);
     assert_eq!(brings(), 0);
     back_up(&site, 4, &files(10, 9000, 3000)).unwrap();
-    assert_eq!(
-        site.lacking(&centre).unwrap().bytes(|| false).unwrap(),
-        None
-    );
+    let lacking = site.lacking(&centre).unwrap();
+    assert_eq!(lacking.bytes(|| false).unwrap(), None);
+    let asked = Cell::new(0);
+    let ask = || asked.replace(asked.get() + 1) < u64::MAX;
+    let all = lacking.bytes(ask).unwrap().unwrap();
+    assert!(asked.get() > site.stats().unwrap().totals.chunks);
+    // packs whose footer is damaged are not looked through
+    for name in near.names().iter().filter(|n| n.starts_with("packs/")) {
+        near.tamper(name, |bytes| *bytes.last_mut().unwrap() ^= 1);
+    }
+    assert!(all > 0);
+    assert_eq!(lacking.bytes(|| true).unwrap(), Some(0));
 }
 
 #[test]

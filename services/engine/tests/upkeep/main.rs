@@ -2,6 +2,7 @@
 
 mod copy;
 mod repair;
+mod restore;
 mod rig;
 mod verify;
 mod view;

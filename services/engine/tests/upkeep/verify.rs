@@ -1,12 +1,13 @@
 //! What a verification finds, whatever the order in which things lie, and how much of it a sample reads.
 
-use crate::rig::{back_up, files, fresh, options, restored};
+use crate::rig::{back_up, files, fresh, options, restored, watched};
 use engine::storage::simulated::Simulated;
-use engine::{Options, Progress, Report, Store};
+use engine::{Error, Options, Progress, Report, Store};
 use format::frame::Kind;
 use format::superblock::Profile::Site;
 use format::{Digest, SnapshotId};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 fn verify(store: &Store) -> Report {
     store.verify(&Progress::default()).unwrap()
@@ -187,4 +188,34 @@ fn files_that_are_lost_are_named_and_counted() {
     );
     store.lock();
     assert_eq!(verify(&store).lost, []);
+}
+
+#[test]
+fn what_is_damaged_is_marked_before_names_are_looked_for_which_a_repair_does_not() {
+    let keys = Store::new_keyset().unwrap();
+    let disk = Simulated::new();
+    let store = fresh(&disk, &keys, Site);
+    let tree = files(1500, 1, 40);
+    back_up(&store, 1, &tree).unwrap();
+    let digest = store.digest_of(&tree[700].1[0]).unwrap();
+    damage(&disk, &store, &digest);
+    drop(store);
+    let opened = |cancel| {
+        let (watched, read) = watched(&disk.after_power_cut(u64::MAX), cancel);
+        (Store::open(Arc::new(watched), options()).unwrap(), read)
+    };
+    let (store, read) = opened(None);
+    verify(&store);
+    let without_names = read.load(Relaxed);
+    let (store, _) = opened(None);
+    store.unlock(&keys).unwrap();
+    let repaired = store.repair(None, &Progress::default()).unwrap();
+    assert_eq!(repaired.report.damaged, [digest]);
+    assert_eq!(repaired.report.lost, []);
+    let progress = Arc::new(Progress::default());
+    let (store, _) = opened(Some((without_names, progress.clone())));
+    store.unlock(&keys).unwrap();
+    let cancelled = store.verify(&progress);
+    assert!(matches!(cancelled, Err(Error::Cancelled)), "{cancelled:?}");
+    assert_eq!(store.has(&[digest]).unwrap(), [false]);
 }

@@ -78,7 +78,7 @@ fn back_up(
             Event::Chunk(bytes) => intake.chunk(&bytes)?,
             Event::Content(extents) => intake.content(extents)?,
             Event::Entry(entry) => intake.entry(*entry)?,
-            // what was stored of it nothing refers to, and a collection removes
+            // what was stored of it is garbage
             Event::Discard => intake.content = LongContent::default(),
             Event::Problem(problem) => intake.draft.problem(&problem.path, &problem.text),
             Event::Alive => {}
