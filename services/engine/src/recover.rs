@@ -422,6 +422,15 @@ fn scan(
     Ok(records)
 }
 
+impl crate::core::Core {
+    /// What [`records`] finds in a pack.
+    pub(crate) fn records_of(&self, pack: PackId) -> Result<Option<(Vec<Record>, bool)>> {
+        let (name, storage) = (pack_name(pack), &self.storage);
+        let file = storage.open(&name).map_err(self.io("open", &name))?;
+        records(&*file, &name, &storage.place(), self.datastore)
+    }
+}
+
 impl crate::Store {
     /// Makes the index anew from the packs, whatever state it is in, and opens the datastore. Places that
     /// a disk does not read at a second try are taken for damaged, where opening fails: it may read them

@@ -15,7 +15,6 @@ use crate::core::{Keys, frame_error, open_frame, pack_name, random};
 use crate::error::Result;
 use crate::index::Location;
 use crate::progress::Progress;
-use crate::recover::records;
 use format::frame::Frame;
 use format::pack::Record;
 use format::{Digest, PackId, SnapshotId};
@@ -243,9 +242,7 @@ impl Store {
 
     /// What the footer of a pack lists; `None` where that or the header is damaged.
     pub(crate) fn listed(&self, pack: PackId) -> Result<Option<Vec<Record>>> {
-        let (name, storage) = (pack_name(pack), &self.core.storage);
-        let file = storage.open(&name).map_err(self.core.io("open", &name))?;
-        let found = records(&*file, &name, &storage.place(), self.core.datastore)?;
+        let found = self.core.records_of(pack)?;
         Ok(found.and_then(|(records, whole)| whole.then_some(records)))
     }
 }

@@ -4,7 +4,6 @@ use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::index::Place;
 use crate::progress::Progress;
-use crate::recover::records;
 use format::{Digest, SnapshotId};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -91,10 +90,7 @@ impl Marks {
                 more = true;
                 break;
             }
-            let name = crate::core::pack_name(pack.id);
-            let storage = &core.storage;
-            let file = storage.open(&name).map_err(core.io("open", &name))?;
-            let listed = records(&*file, &name, &storage.place(), core.datastore)?;
+            let listed = core.records_of(pack.id)?;
             for record in listed.into_iter().flat_map(|(records, _)| records) {
                 marking.look_at_in(&record.digest, number)?;
             }

@@ -6,7 +6,6 @@ use crate::error::{Error, Result};
 use crate::index::{Location, Move, Pack};
 use crate::pack::{MOST_FRAMES, MOST_REFERENCES, OpenPack};
 use crate::progress::Progress;
-use crate::recover::records;
 use crate::storage::read_exact;
 use crate::store::Store;
 use format::frame::{self, Frame, Header};
@@ -156,11 +155,7 @@ impl Store {
 
     /// Whether no frame is found in a pack; in one that cannot be read there may be some.
     fn is_empty(&self, pack: PackId) -> bool {
-        let (name, core) = (pack_name(pack), &self.core);
-        let Ok(file) = core.storage.open(&name) else {
-            return false;
-        };
-        let found = records(&*file, &name, &core.storage.place(), core.datastore);
+        let found = self.core.records_of(pack);
         matches!(found, Ok(Some((frames, _))) if frames.is_empty())
     }
 

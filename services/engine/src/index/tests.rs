@@ -72,19 +72,24 @@ impl Model {
     }
 }
 
+/// With little memory, and runs of a few rows.
+fn setting(storage: impl Storage) -> Setting {
+    Setting {
+        storage: Arc::new(storage),
+        datastore: DatastoreId([1; 16]),
+        memory: Memory::new(64 << 10),
+        batch: 8,
+        unread: None,
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
     #[test]
     fn it_is_a_map_whatever_is_merged_meanwhile(steps in steps()) {
         let storage = Simulated::new();
         storage.create(INDEX).unwrap();
-        let setting = Setting {
-            storage: Arc::new(storage),
-            datastore: DatastoreId([1; 16]),
-            memory: Memory::new(64 << 10),
-            batch: 8,
-            unread: None,
-        };
+        let setting = setting(storage);
         let mut index = Index::open(setting.clone()).unwrap();
         let mut model = Model::default();
         for (number, step) in steps.into_iter().enumerate() {
@@ -210,13 +215,7 @@ fn a_run_that_is_being_written_is_none_of_the_index_that_is_opened_again() {
     let (storage, parking) = Hooked::parking(failing, move |call| {
         call.method == "create" && call.name.starts_with(RUNS) && failed.load(Relaxed)
     });
-    let setting = Setting {
-        storage: Arc::new(storage),
-        datastore: DatastoreId([1; 16]),
-        memory: Memory::new(64 << 10),
-        batch: 8,
-        unread: None,
-    };
+    let setting = setting(storage);
     let index = Index::open(setting.clone()).unwrap();
     let add = |pack: usize| {
         let records = (0..20).map(|place| record((20 * pack + place) as u8, place));
