@@ -18,7 +18,7 @@ mod mark;
 mod rewrite;
 
 use crate::core::locked;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, unless_full};
 use crate::index::Burial;
 use crate::progress::Progress;
 use crate::recover::check_all_read;
@@ -83,9 +83,20 @@ impl Store {
     pub fn collect(&self, progress: &Progress) -> Result<Collected> {
         let _alone = locked(&self.collecting);
         check_all_read(&*self.core.storage)?;
-        let mut sum = Collected::default();
+        let (index, mut sum) = (&self.core.index, Collected::default());
+        let mut is_full = false;
         loop {
             let (marks, changes) = self.bury(progress)?;
+            if !is_full {
+                is_full = unless_full(index.flush())?.is_none();
+                // opened again it knows of no burial
+                if index.writable().is_err() {
+                    continue;
+                }
+            }
+            if is_full {
+                self.make_room(&mut sum)?;
+            }
             sum.chunks += marks.dead.len() as u64;
             sum.bytes += marks.bytes();
             sum.findings = changes.findings();

@@ -3,7 +3,7 @@
 mod patient;
 
 use crate::core::{PACKS, SNAPSHOTS, locked, pack_name, write_whole};
-use crate::error::{Error, Result, format_error, io_error};
+use crate::error::{Error, Result, format_error, io_error, unless_full};
 use crate::index::{INDEX, Index, Location, Move, Setting, UNFINISHED};
 use crate::progress::Progress;
 use crate::storage::{File, Storage, read_exact};
@@ -33,24 +33,14 @@ const UNREAD: &str = "unread";
 /// very much, or that names packs that are gone though something was found in them, is made anew.
 pub(crate) fn usable_index(setting: Setting) -> Result<Index> {
     let present = pack_ids(&*setting.storage)?;
-    let there: HashSet<&PackId> = present.iter().collect();
-    let opened = Index::open(setting.clone()).and_then(|index| {
-        let gone = index.packs_that(|_, pack| !there.contains(&pack.id))?;
-        let from: Vec<u32> = gone.iter().map(|(number, _)| *number).collect();
-        let empty = gone.iter().all(|(_, pack)| pack.dead == pack.bytes);
-        if empty && !gone.is_empty() {
-            index.relocate(&Move {
-                from: &from,
-                to: None,
-            })?;
-        }
-        Ok(empty.then_some(index))
-    });
+    let opened = Index::open(setting.clone());
+    let opened = opened.and_then(|index| Ok(leave_gone(&index, &present)?.then_some(index)));
     let most = setting.batch.saturating_mul(BATCHES);
-    if let Ok(Some(index)) = opened
-        && add_missing(&index, present, most)?
-    {
-        return Ok(index);
+    match opened {
+        Ok(Some(index)) if add_missing(&index, present, most)? => return Ok(index),
+        // nor has one that is made anew any room
+        Err(error) if error.is_full() => return Err(error),
+        _ => {}
     }
     rebuild(setting, &Progress::default())
 }
@@ -58,10 +48,30 @@ pub(crate) fn usable_index(setting: Setting) -> Result<Index> {
 /// Opens an index again that a failure closed, with the packs that were not in it durably.
 pub(crate) fn reopen(index: &Index) -> Result<()> {
     if index.reopen()? {
-        let present = pack_ids(&*index.setting().storage)?;
+        let storage = &index.setting().storage;
+        let present = pack_ids(&**storage)?;
+        if !leave_gone(index, &present)? {
+            return Err(Error::Index {
+                place: storage.place(),
+                reason: "it has packs that are gone".into(),
+            });
+        }
         add_missing(index, present, usize::MAX)?;
     }
     Ok(())
+}
+
+/// Has the index forget the packs that are gone, if nothing was found in them any more; says whether.
+fn leave_gone(index: &Index, present: &[PackId]) -> Result<bool> {
+    let there: HashSet<&PackId> = present.iter().collect();
+    let gone = index.packs_that(|_, pack| !there.contains(&pack.id))?;
+    let empty = gone.iter().all(|(_, pack)| pack.dead == pack.bytes);
+    if empty && !gone.is_empty() {
+        let from: Vec<u32> = gone.iter().map(|(number, _)| *number).collect();
+        let to = None;
+        unless_full(index.relocate(&Move { from: &from, to }))?;
+    }
+    Ok(empty)
 }
 
 /// Says whether all are in.

@@ -113,7 +113,8 @@ impl Store {
                 _ => {}
             }
         }
-        self.flush()?;
+        // of the pipeline that has it all: after a failure there is another one, which knows nothing of it
+        copier.into.flush()?;
         for file in files {
             let id = file.clear.id;
             // nobody forgets it between the look and the writing

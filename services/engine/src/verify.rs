@@ -12,7 +12,7 @@ pub use lost::Lost;
 
 use crate::Store;
 use crate::core::{Keys, frame_error, open_frame, pack_name, random};
-use crate::error::Result;
+use crate::error::{Result, unless_full};
 use crate::index::Location;
 use crate::progress::Progress;
 use format::frame::Frame;
@@ -199,10 +199,17 @@ impl Store {
         if !bad.is_empty() {
             let (index, bad) = (&self.core.index, Vec::from_iter(bad.iter().copied()));
             // that the index failed before may only show when it is written to
-            index.mark_broken(&bad).or_else(|_| {
+            let marked = index.mark_broken(&bad).or_else(|_| {
                 self.reopen_index()?;
                 index.mark_broken(&bad)
-            })?;
+            });
+            if unless_full(marked)?.is_none() {
+                report.find(
+                    "what is damaged cannot be noted, since the disk is full: make room and verify again \
+                     before the next backup, lest that lean on it"
+                        .into(),
+                );
+            }
         }
         for found in self.core.damaged_locks()? {
             report.find(found);

@@ -1,7 +1,7 @@
 //! `strongroom store copy`.
 
 use super::backup::SOON;
-use super::{Outcome, answer, open, options, outcome, show, tell, unread, work};
+use super::{Outcome, answer, open_to_read, options, outcome, show, tell, unread, work};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use engine::storage::directory::Directory;
@@ -32,7 +32,7 @@ pub(crate) struct Copy {
 impl Copy {
     pub(super) fn run(&self, json: bool) -> Result<Outcome> {
         let began = Instant::now();
-        let store = open(&self.dir)?;
+        let store = open_to_read(&self.dir)?;
         let target = self.target(&store)?;
         let progress = Arc::new(Progress::default());
         let total = Arc::new(AtomicU64::new(0));

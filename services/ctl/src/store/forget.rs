@@ -1,8 +1,8 @@
 //! `strongroom store forget`, `prune`, `lock` and `gc`.
 
 use super::{
-    Outcome, answer, group, open, open_with_key, outcome, resolve, show, tell, tell_unread, unread,
-    work,
+    Outcome, answer, group, open, open_to_read, open_with_key, outcome, resolve, show, tell,
+    tell_unread, unread, work,
 };
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -100,7 +100,7 @@ impl Prune {
         if keep.is_empty() {
             bail!("no rule keeps anything; say what to keep, such as --keep-daily 7");
         }
-        let store = open_with_key(&self.dir, self.key_file.as_deref())?;
+        let store = open_with_key(&self.dir, self.key_file.as_deref(), open)?;
         let bad = unread(store.snapshots()?.1);
         let judged = store.retention(&keep, &TimeZone::system())?;
         let goes = judged.iter().filter(|(_, verdict)| verdict.is_empty());
@@ -199,7 +199,11 @@ impl Lock {
 }
 
 pub(super) fn gc(dir: &Path, dry_run: bool, json: bool) -> Result<Outcome> {
-    let store = open(dir)?;
+    let store = if dry_run {
+        open_to_read(dir)?
+    } else {
+        open(dir)?
+    };
     let progress = Arc::new(Progress::default());
     let unknown = Arc::new(AtomicU64::new(0));
     let done = if dry_run {

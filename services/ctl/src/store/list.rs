@@ -1,8 +1,8 @@
 //! `strongroom store snapshots`, `verify` and `recover`.
 
 use super::{
-    Outcome, answer, at, group, open_with_key, options, outcome, path_json, show, tell,
-    tell_unread, texts, unread, work,
+    Outcome, answer, at, group, open_to_read, open_with_key, options, outcome, path_json, show,
+    tell, tell_unread, texts, unread, work,
 };
 use anyhow::Result;
 use clap::Args;
@@ -24,7 +24,7 @@ pub(crate) struct Snapshots {
 
 impl Snapshots {
     pub(super) fn run(&self, json: bool) -> Result<Outcome> {
-        let store = open_with_key(&self.dir, self.key_file.as_deref())?;
+        let store = open_with_key(&self.dir, self.key_file.as_deref(), open_to_read)?;
         let (snapshots, unreadable) = store.snapshots()?;
         let locks = store.locks()?;
         let until = |s: &SnapshotInfo| locks.get(&s.clear.id).copied();
@@ -122,7 +122,7 @@ fn percent(text: &str) -> Result<f64, String> {
 
 impl Verify {
     pub(super) fn run(&self, json: bool) -> Result<Outcome> {
-        let store = open_with_key(&self.dir, self.key_file.as_deref())?;
+        let store = open_with_key(&self.dir, self.key_file.as_deref(), open_to_read)?;
         let progress = Arc::new(Progress::default());
         let total = store.stats()?.packed;
         let total = Arc::new(AtomicU64::new(total));

@@ -17,6 +17,7 @@ use crate::appliance::show;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use engine::storage::directory::Directory;
+use engine::storage::read_only::ReadOnly;
 use engine::{Options, SnapshotInfo, Store, Unreadable};
 use format::GroupId;
 use format::superblock::Profile;
@@ -188,9 +189,13 @@ fn init(dir: &Path, key_file: &Path, profile: End, json: bool) -> Result<Outcome
 
 /// A datastore's directory that exists.
 fn at(dir: &Path) -> Result<Arc<Directory>> {
-    let directory = Directory::open(dir)
-        .with_context(|| format!("{} cannot be opened as a datastore", dir.display()))?;
-    Ok(Arc::new(directory))
+    Ok(Arc::new(
+        Directory::open(dir).with_context(|| unusable(dir))?,
+    ))
+}
+
+fn unusable(dir: &Path) -> String {
+    format!("{} cannot be opened as a datastore", dir.display())
 }
 
 /// How datastores are opened: all of this process share the memory for their indexes.
@@ -203,7 +208,26 @@ fn open(dir: &Path) -> Result<Store> {
     Ok(Store::open(at(dir)?, options())?)
 }
 
-fn open_with_key(dir: &Path, key_file: Option<&Path>) -> Result<Store> {
+/// Opens a datastore of which nothing is to be changed: as it is, where nothing can be written.
+fn open_to_read(dir: &Path) -> Result<Store> {
+    let error = match Store::open(at(dir)?, options()) {
+        Err(error) if error.is_read_only() => anyhow::Error::from(error),
+        opened => return Ok(opened?),
+    };
+    eprintln!(
+        "strongroom: {} is read as it is, since nothing can be written there: {}",
+        dir.display(),
+        error.root_cause()
+    );
+    let directory = Directory::open_to_read(dir).with_context(|| unusable(dir))?;
+    Ok(Store::open(Arc::new(ReadOnly::new(directory)), options())?)
+}
+
+fn open_with_key(
+    dir: &Path,
+    key_file: Option<&Path>,
+    open: fn(&Path) -> Result<Store>,
+) -> Result<Store> {
     // the key first: a datastore is taken for as short as possible
     let keyset = key_file.map(keyfile::read).transpose()?;
     let store = open(dir)?;
@@ -215,7 +239,11 @@ fn open_with_key(dir: &Path, key_file: Option<&Path>) -> Result<Store> {
 
 impl Unlocked {
     fn open(&self) -> Result<Store> {
-        open_with_key(&self.dir, Some(&self.key_file))
+        open_with_key(&self.dir, Some(&self.key_file), open)
+    }
+
+    fn open_to_read(&self) -> Result<Store> {
+        open_with_key(&self.dir, Some(&self.key_file), open_to_read)
     }
 }
 

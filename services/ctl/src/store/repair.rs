@@ -1,7 +1,8 @@
 //! `strongroom store repair`.
 
 use super::{
-    Outcome, answer, at, keyfile, list, open, options, outcome, show, tell, texts, unread, work,
+    Outcome, answer, at, keyfile, list, open_to_read, options, outcome, show, tell, texts, unread,
+    work,
 };
 use anyhow::{Result, bail};
 use clap::Args;
@@ -36,7 +37,7 @@ impl Repair {
     pub(super) fn run(&self, json: bool) -> Result<Outcome> {
         let began = Instant::now();
         let keyset = self.key_file.as_deref().map(keyfile::read).transpose()?;
-        let from = self.from.as_deref().map(open).transpose()?;
+        let from = self.from.as_deref().map(open_to_read).transpose()?;
         let (mut store, mended) = self.open(from.as_ref())?;
         let mut index_made = false;
         let repaired = loop {

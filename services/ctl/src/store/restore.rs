@@ -37,7 +37,7 @@ pub(crate) struct Restore {
 impl Restore {
     pub(super) fn run(&self, json: bool) -> Result<Outcome> {
         let began = Instant::now();
-        let store = self.store.open()?;
+        let store = self.store.open_to_read()?;
         let SnapshotInfo { clear, details } = resolve(&store, &self.snapshot)?;
         let below = self.below(&details.unwrap_or_default().paths);
         let progress = Arc::new(Progress::default());

@@ -6,6 +6,7 @@ mod copies;
 mod devices;
 mod disks;
 mod forge;
+mod full;
 mod hostile;
 mod many;
 mod mounted;

@@ -232,6 +232,11 @@ impl Store {
             from: &from,
             to: to.map(|(id, records): &(_, Vec<Record>)| (*id, &records[..])),
         })?;
+        self.remove(packs)
+    }
+
+    fn remove(&self, packs: &[(u32, Pack)]) -> Result<()> {
+        let core = &self.core;
         for (_, pack) in packs {
             let name = pack_name(pack.id);
             core.close_pack(pack.id);
@@ -240,5 +245,19 @@ impl Store {
                 .map_err(core.io("remove", &name))?;
         }
         core.storage.sync_dir(PACKS).map_err(core.io("sync", PACKS))
+    }
+
+    /// Where a full disk took no burial: packs that hold garbage alone go before the index says so, which
+    /// is then written. If power fails in between, it is made anew.
+    pub(super) fn make_room(&self, sum: &mut Collected) -> Result<()> {
+        let index = &self.core.index;
+        let going = index.packs_that(|_, pack| pack.bytes > 0 && pack.dead == pack.bytes)?;
+        self.remove(&going)?;
+        let from: Vec<u32> = going.iter().map(|(number, _)| *number).collect();
+        let to = None;
+        index.relocate(&Move { from: &from, to })?;
+        sum.left += going.iter().map(|(_, p)| u64::from(p.dead)).sum::<u64>();
+        sum.add(&going);
+        Ok(())
     }
 }

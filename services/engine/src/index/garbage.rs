@@ -121,10 +121,11 @@ impl Index {
         })
     }
 
-    /// Buries, unless something was rescued meanwhile; says whether it did. Durable on return.
+    /// Buries, unless something was rescued meanwhile; says whether it did. Durable with the next
+    /// [`Index::flush`].
     pub(crate) fn bury(&self, burial: Burial<'_>) -> Result<bool> {
         let _writing = locked(&self.shared.writing);
-        let buried = self.shared.change(|opened| {
+        self.shared.change(|opened| {
             if self.rescues() != burial.rescues {
                 return Ok(false);
             }
@@ -159,9 +160,7 @@ impl Index {
                 }
             }
             Ok(true)
-        })?;
-        self.shared.flush()?;
-        Ok(buried)
+        })
     }
 
     /// Has frames found in the pack they were copied to, and the packs they were in forgotten;

@@ -33,7 +33,7 @@ mod tests;
 pub(crate) use garbage::{Burial, Move};
 
 use crate::core::{locked, pack_name};
-use crate::error::{Error, Result, format_error, io_error};
+use crate::error::{Error, Result, format_error, io_error, unless_full};
 use crate::memory::Memory;
 use crate::recover::{Unread, open_pack};
 use crate::storage::{Storage, read_exact};
@@ -411,6 +411,12 @@ impl Index {
         })
     }
 
+    /// Writes what is only in memory; durable on return.
+    pub(crate) fn flush(&self) -> Result<()> {
+        let _writing = locked(&self.shared.writing);
+        self.shared.flush()
+    }
+
     /// Has nothing written before `add` has added all, which it says. If it does not, the index can only
     /// be read until it is opened again, and then has nothing of it.
     pub(crate) fn at_once(&self, add: impl FnOnce() -> Result<bool>) -> Result<bool> {
@@ -426,7 +432,8 @@ impl Index {
         }
         let _writing = locked(&self.shared.writing);
         incomplete(false)?;
-        self.shared.flush()?;
+        // who only reads needs no room on the disk
+        unless_full(self.shared.flush())?;
         Ok(true)
     }
 

@@ -48,7 +48,7 @@ impl Mount {
             bail!("{DEVICE} is not there; run `modprobe fuse`, or use a kernel that has FUSE");
         }
         let mountpoint = self.mountpoint()?;
-        let store = self.store.open()?;
+        let store = self.store.open_to_read()?;
         let (snapshots, unreadable) = store.snapshots()?;
         let bad = unread(unreadable);
         let count = snapshots.len();
