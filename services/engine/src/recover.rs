@@ -144,12 +144,13 @@ fn pack_ids(storage: &dyn Storage) -> Result<Vec<PackId>> {
     let names = storage
         .list(PACKS)
         .map_err(io_error(&storage.place(), "list", PACKS))?;
-    let id = |name: &String| {
-        let id: PackId = name.strip_suffix(".pack")?.parse().ok()?;
-        // with capitals it is somebody else's
-        (format!("{id}.pack") == *name).then_some(id)
-    };
-    Ok(names.iter().filter_map(id).collect())
+    Ok(names.iter().filter_map(|name| pack_id(name)).collect())
+}
+
+fn pack_id(name: &str) -> Option<PackId> {
+    let id: PackId = name.strip_suffix(".pack")?.parse().ok()?;
+    // with capitals it is somebody else's
+    (format!("{id}.pack") == name).then_some(id)
 }
 
 /// Adds packs, until there are more than so many rows in memory; says whether all are in. A frame of
@@ -433,6 +434,36 @@ fn scan(
 }
 
 impl crate::core::Core {
+    /// A sentence for each file among the packs that is none of this datastore's. They are left alone.
+    pub(crate) fn foreign(&self) -> Result<Vec<String>> {
+        let names = self.storage.list(PACKS).map_err(self.io("list", PACKS))?;
+        let indexed: HashSet<PackId> = self.index.packs()?.into_iter().collect();
+        let mut sentences = Vec::new();
+        for name in names {
+            let id = pack_id(&name);
+            if id.is_some_and(|id| indexed.contains(&id)) {
+                continue;
+            }
+            // one that a backup is about to add has frames; one that is gone by now is none
+            if id.is_none_or(|id| matches!(self.records_of(id), Ok(None))) {
+                let name = format!("{PACKS}/{name}");
+                let head = self.storage.open(&name);
+                let head = head.and_then(|file| read_exact(&*file, 0, HEADER_LEN));
+                let header = head.ok().and_then(|head| PackHeader::parse(&head).ok());
+                let header = header.filter(|header| header.datastore != self.datastore);
+                sentences.push(match header {
+                    Some(PackHeader { datastore, .. }) => format!(
+                        "{name} belongs to datastore {datastore} and is left alone; take it there"
+                    ),
+                    None => format!(
+                        "{name} is no pack of this datastore and is left alone; remove it if nobody misses it"
+                    ),
+                });
+            }
+        }
+        Ok(sentences)
+    }
+
     /// What [`records`] finds in a pack.
     pub(crate) fn records_of(&self, pack: PackId) -> Result<Option<(Vec<Record>, bool)>> {
         let (name, storage) = (pack_name(pack), &self.storage);
@@ -445,8 +476,8 @@ impl crate::Store {
     /// Makes the index anew from the packs, whatever state it is in, and opens the datastore. Places that
     /// a disk does not read at a second try are taken for damaged, where opening fails: it may read them
     /// the next time, but whoever asks for this knows that it does not. Answers a sentence for each pack
-    /// with such; while there are, no pack is given up ([`crate::Error::Unread`]). `progress` counts bytes
-    /// of frames.
+    /// with such, and for what is no pack of the datastore; while there are the former, no pack is given up
+    /// ([`crate::Error::Unread`]). `progress` counts bytes of frames.
     ///
     /// # Errors
     /// As [`crate::Store::open`]; a pack of a newer format; cancelled, and the next opening makes the index.
@@ -471,7 +502,8 @@ impl crate::Store {
                  by then, else replace the disk and repair from another copy"
             )
         };
-        let unread = locked(&unread).iter().map(sentence).collect();
-        Ok((store, unread))
+        let mut findings: Vec<String> = locked(&unread).iter().map(sentence).collect();
+        findings.extend(store.core.foreign()?);
+        Ok((store, findings))
     }
 }

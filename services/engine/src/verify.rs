@@ -184,10 +184,13 @@ impl Store {
             list.sort_unstable();
             list.dedup();
         }
-        for digest in report.missing.clone() {
-            report.find(format!(
-                "chunk {digest} is nowhere, but something refers to it"
-            ));
+        if let Some(first) = report.missing.first() {
+            report.find(match report.missing.len() {
+                1 => format!("chunk {first} is nowhere, but something refers to it"),
+                count => format!(
+                    "{count} chunks are nowhere, but something refers to them; the first is {first}"
+                ),
+            });
         }
         // in the order they were written, so that what refers comes after what it refers to
         metadata.sort_unstable();
@@ -212,6 +215,9 @@ impl Store {
             }
         }
         for found in self.core.damaged_locks()? {
+            report.find(found);
+        }
+        for found in self.core.foreign()? {
             report.find(found);
         }
         report.missing.sort_unstable();
@@ -266,7 +272,7 @@ impl Scan<'_> {
             report.torn.push(pack);
         }
         let mut sample = Sample::new(self.share)?;
-        let mut refers = false;
+        let (mut refers, mut first) = (false, None);
         for (digest, location) in frames {
             self.progress.check()?;
             report.stored += u64::from(location.length);
@@ -277,11 +283,19 @@ impl Scan<'_> {
                 let (sound, problem) = self.frame(&digest, &location, &mut report.missing)?;
                 whole &= sound;
                 if let Some(problem) = problem {
-                    report.find(format!("{name}: chunk {digest}: {problem}"));
+                    first.get_or_insert((digest, problem));
                     report.damaged.push(digest);
                 }
             }
             self.progress.add_bytes(location.length.into());
+        }
+        if let Some((digest, why)) = first {
+            report.find(match report.damaged.len() {
+                1 => format!("{name}: chunk {digest}: {why}"),
+                count => {
+                    format!("{name}: {count} chunks are damaged; the first is {digest}: {why}")
+                }
+            });
         }
         self.progress.add_file();
         report.packs.extend((!whole).then_some(pack));

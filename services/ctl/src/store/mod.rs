@@ -194,6 +194,24 @@ fn at(dir: &Path) -> Result<Arc<Directory>> {
     ))
 }
 
+/// Refuses a path within the datastore, where nothing of others belongs.
+fn refuse_within(dir: &Path, path: &Path) -> Result<()> {
+    let own = std::fs::canonicalize(dir).ok();
+    let path = std::path::absolute(path)?;
+    // it need not be there yet
+    let there = path.ancestors().find_map(|p| std::fs::canonicalize(p).ok());
+    if own
+        .zip(there)
+        .is_some_and(|(own, there)| there.starts_with(own))
+    {
+        bail!(
+            "{} is in the datastore; choose a place outside of it",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
 fn unusable(dir: &Path) -> String {
     format!("{} cannot be opened as a datastore", dir.display())
 }

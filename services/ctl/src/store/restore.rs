@@ -1,6 +1,6 @@
 //! `strongroom store restore`.
 
-use super::{Outcome, Unlocked, answer, outcome, reread, resolve, show, tell, work};
+use super::{Outcome, Unlocked, answer, outcome, refuse_within, reread, resolve, show, tell, work};
 use anyhow::{Result, bail};
 use clap::Args;
 use engine::{Progress, SnapshotInfo, Store, Target, TargetFile};
@@ -32,11 +32,15 @@ pub(crate) struct Restore {
     /// the digests, with the snapshot
     #[arg(long)]
     verify: bool,
+    /// Keep files of which a part is lost, with zeros there; otherwise they are left out
+    #[arg(long)]
+    keep_damaged: bool,
 }
 
 impl Restore {
     pub(super) fn run(&self, json: bool) -> Result<Outcome> {
         let began = Instant::now();
+        refuse_within(&self.store.dir, &self.target)?;
         let store = self.store.open_to_read()?;
         let SnapshotInfo { clear, details } = resolve(&store, &self.snapshot)?;
         let below = self.below(&details.unwrap_or_default().paths);
@@ -117,6 +121,7 @@ impl Restore {
     ) -> Result<(Report, Option<String>)> {
         let mut tree = Tree {
             target: &self.target,
+            keeps: self.keep_damaged,
             writer: None,
         };
         let lost = match store.restore(id, below, &mut tree, progress) {
@@ -141,6 +146,7 @@ impl Restore {
 /// Where entries are restored to.
 struct Tree<'a> {
     target: &'a Path,
+    keeps: bool,
     writer: Option<Writer>,
 }
 
@@ -156,22 +162,38 @@ impl Target for Tree<'_> {
                 .insert(Writer::new(self.target, Options::default())?),
         };
         writer.begin(entry)?;
-        Ok(writer.hand_out().map(File))
+        let keeps = self.keeps;
+        Ok(writer.hand_out().map(|filling| File { filling, keeps }))
     }
 }
 
-struct File(Filling);
+struct File {
+    filling: Filling,
+    /// Even where a part is lost.
+    keeps: bool,
+}
 
 impl TargetFile for File {
     fn write(&self, bytes: &[u8], at: u64) {
-        self.0.write(bytes, at);
+        self.filling.write(bytes, at);
     }
 
-    fn lost(&self, error: engine::Error) {
-        self.0.abandon(&format!("{:#}", anyhow::Error::from(error)));
+    fn lost(&self, at: u64, length: u64, error: engine::Error) -> bool {
+        let cancelled = work::is_cancelled(Some(&error));
+        let why = format!("{:#}", anyhow::Error::from(error));
+        let keeps = self.keeps && !cancelled;
+        if keeps {
+            self.filling.lose(at, length, &why);
+        } else if cancelled {
+            self.filling.abandon(&why);
+        } else {
+            let next = "restore with --keep-damaged to have the rest, with zeros there";
+            self.filling.abandon(&format!("{why}; {next}"));
+        }
+        keeps
     }
 
     fn done(self, length: u64) {
-        self.0.complete(length);
+        self.filling.complete(length);
     }
 }

@@ -267,6 +267,7 @@ fn damage_is_found_without_a_key_and_restored_around() {
     let text: String = (0..200_000u64).map(|i| format!("{} ", i * i)).collect();
     fs::write(source.join("large"), &text).unwrap();
     fs::write(source.join("small"), "kept").unwrap();
+    fs::hard_link(source.join("large"), source.join("other")).unwrap();
     let id = bench.backup(&source)["snapshot"].clone();
     let id = id.as_str().unwrap();
     let largest = bench
@@ -279,9 +280,41 @@ fn damage_is_found_without_a_key_and_restored_around() {
     fs::write(&largest, &bytes).unwrap();
     let restore = ["restore", "s", "--key-file", "k", id, "back"];
     let (_, error) = bench.ends(&restore, 1);
-    assert!(error.contains("1 problem:\n  large: chunk "), "{error}");
+    assert!(error.contains("2 problems:\n  large: chunk "), "{error}");
+    assert!(
+        error.contains("with --keep-damaged to have the rest"),
+        "{error}"
+    );
+    assert!(
+        error.ends_with("other: is another name of large, which could not be restored\n"),
+        "{error}"
+    );
     assert_eq!(fs::read_to_string(bench.at("back/small")).unwrap(), "kept");
     assert!(!bench.at("back/large").exists());
+    let (_, refused) = bench.ends(&["restore", "s", "--key-file", "k", id, "s/back/here"], 2);
+    assert!(
+        refused.contains("s/back/here is in the datastore; choose"),
+        "{refused}"
+    );
+    let mut keeps = restore.to_vec();
+    keeps.extend(["--keep-damaged"]);
+    keeps[5] = "kept";
+    let (_, error) = bench.ends(&keeps, 1);
+    assert!(error.contains("1 problem:\n  large: bytes "), "{error}");
+    let kept = fs::read(bench.at("kept/other")).unwrap();
+    let differs = |(a, b): &(&u8, &u8)| a != b;
+    let lost: Vec<u8> = kept
+        .iter()
+        .zip(text.as_bytes())
+        .filter(differs)
+        .map(|(a, _)| *a)
+        .collect();
+    assert_eq!(kept.len(), text.len());
+    assert!(
+        (1000..300_000).contains(&lost.len()) && lost.iter().all(|b| *b == 0),
+        "{}",
+        lost.len()
+    );
     let (out, error) = bench.ends(&["verify", "s"], 1);
     assert!(
         out.contains("1 chunk damaged, 0 missing, 1 snapshot affected"),
@@ -308,7 +341,7 @@ fn damage_is_found_without_a_key_and_restored_around() {
         fs::write(&pack, &bytes).unwrap();
     }
     let (_, error) = bench.ends(&["verify", "s", "--key-file", "k"], 1);
-    let words = format!("snapshot {id}:\n  3 entries whose names cannot be read either\n");
+    let words = format!("snapshot {id}:\n  4 entries whose names cannot be read either\n");
     assert!(error.contains(&words), "{error}");
 }
 

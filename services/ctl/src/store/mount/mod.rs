@@ -12,7 +12,9 @@ mod serve;
 mod tests;
 mod tree;
 
-use super::{Outcome, Unlocked, answer, outcome, path_json, show, tell_unread, unread};
+use super::{
+    Outcome, Unlocked, answer, outcome, path_json, refuse_within, show, tell_unread, unread,
+};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use fuser::{Config, MountOption, Session, SessionACL};
@@ -48,6 +50,7 @@ impl Mount {
             bail!("{DEVICE} is not there; run `modprobe fuse`, or use a kernel that has FUSE");
         }
         let mountpoint = self.mountpoint()?;
+        refuse_within(&self.store.dir, &mountpoint)?;
         let store = self.store.open_to_read()?;
         let (snapshots, unreadable) = store.snapshots()?;
         let bad = unread(unreadable);
