@@ -83,7 +83,10 @@ fn work_through(work: &Path, chunks: u64, pack_size: u32, without: &[String]) ->
         ("verify --sample 1", "verify s --sample 1"),
         ("repair", "repair s"),
         ("gc, all packs new", "gc s"),
-        ("backup, 500 others", "backup s --key-file k --group other other"),
+        (
+            "backup, 500 others",
+            "backup s --key-file k --group other other",
+        ),
         ("forget of these", "forget s latest"),
         ("gc, 500 files are garbage", "gc s"),
         ("forget", &format!("forget s {gone}")),
