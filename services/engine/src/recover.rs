@@ -42,7 +42,7 @@ pub(crate) fn usable_index(setting: Setting) -> Result<Index> {
         Err(error) if error.is_full() => return Err(error),
         _ => {}
     }
-    rebuild(setting, &Progress::default())
+    rebuild(setting)
 }
 
 /// Opens an index again that a failure closed, with the packs that were not in it durably.
@@ -82,11 +82,11 @@ fn add_missing(index: &Index, mut present: Vec<PackId>, most: usize) -> Result<b
     if present.is_empty() {
         return Ok(true);
     }
-    index.at_once(|| add(index, &present, most, &Progress::default()))
+    index.at_once(|| add(index, &present, most))
 }
 
 /// Makes the index anew from the packs.
-pub(crate) fn rebuild(setting: Setting, progress: &Progress) -> Result<Index> {
+pub(crate) fn rebuild(setting: Setting) -> Result<Index> {
     let storage = setting.storage.clone();
     let place = storage.place();
     for name in [INDEX, UNFINISHED] {
@@ -104,9 +104,13 @@ pub(crate) fn rebuild(setting: Setting, progress: &Progress) -> Result<Index> {
         .sync_dir("")
         .map_err(io_error(&place, "sync", "the directory"))?;
     let present = pack_ids(&*storage)?;
+    let length = |id: &PackId| storage.open(&pack_name(*id)).and_then(|file| file.len());
+    // what cannot be looked at is told by who reads it
+    let lengths = present.iter().filter_map(|id| length(id).ok());
+    setting.progress.expect(lengths.sum());
     let unread = setting.unread.clone().unwrap_or_default();
     let index = Index::make(setting)?;
-    add(&index, &present, usize::MAX, progress)?;
+    add(&index, &present, usize::MAX)?;
     let unread: Vec<String> = locked(&unread).keys().cloned().collect();
     if !unread.is_empty() {
         // before there is an index that does not tell
@@ -161,8 +165,10 @@ fn pack_id(name: &str) -> Option<PackId> {
 /// In what order packs refer to each other nobody knows, nor is there memory for all references. So
 /// first everything is added, and then marked what leads nowhere: meanwhile the index says too much,
 /// and nobody may rely on it.
-fn add(index: &Index, packs: &[PackId], most: usize, progress: &Progress) -> Result<bool> {
-    let storage = &index.setting().storage;
+fn add(index: &Index, packs: &[PackId], most: usize) -> Result<bool> {
+    let Setting {
+        storage, progress, ..
+    } = index.setting();
     if !packs.is_empty() {
         // who named them may have been killed before the names were durable
         storage
@@ -477,14 +483,13 @@ impl crate::Store {
     /// a disk does not read at a second try are taken for damaged, where opening fails: it may read them
     /// the next time, but whoever asks for this knows that it does not. Answers a sentence for each pack
     /// with such, and for what is no pack of the datastore; while there are the former, no pack is given up
-    /// ([`crate::Error::Unread`]). `progress` counts bytes of frames.
+    /// ([`crate::Error::Unread`]).
     ///
     /// # Errors
     /// As [`crate::Store::open`]; a pack of a newer format; cancelled, and the next opening makes the index.
     pub fn recover(
         storage: Arc<dyn Storage>,
         options: crate::Options,
-        progress: &Progress,
     ) -> Result<(Self, Vec<String>)> {
         let unread = Unread::default();
         let anew = |setting: Setting| {
@@ -492,7 +497,7 @@ impl crate::Store {
                 unread: Some(unread.clone()),
                 ..setting.clone()
             };
-            drop(rebuild(patient, progress)?);
+            drop(rebuild(patient)?);
             Index::open(setting)
         };
         let store = Self::open_by(storage, options, anew)?;

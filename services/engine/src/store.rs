@@ -106,7 +106,8 @@ impl Store {
     /// index that cannot be used is made anew from the packs.
     ///
     /// # Errors
-    /// [`Error::NoDatastore`], [`Error::Busy`], a newer format, or an I/O failure.
+    /// [`Error::NoDatastore`], [`Error::Busy`], a newer format, or an I/O failure; cancelled, and the
+    /// next opening makes the index.
     pub fn open(storage: Arc<dyn Storage>, options: Options) -> Result<Self> {
         Self::open_by(storage, options, usable_index)
     }
@@ -167,6 +168,7 @@ impl Store {
             datastore: superblock.datastore,
             memory: options.memory.clone(),
             batch: options.index_batch,
+            progress: options.opening.clone(),
             unread: None,
         };
         let index = index(setting)?;

@@ -1,11 +1,11 @@
 //! `strongroom store copy`.
 
 use super::backup::SOON;
-use super::{Outcome, answer, open_to_read, options, outcome, show, tell, unread, work};
+use super::{Outcome, answer, open, open_to_read, options, outcome, show, tell, unread, work};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use engine::storage::directory::Directory;
-use engine::{Copied, Lacking, Progress, Store};
+use engine::{Copied, Error, Lacking, Progress, Store};
 use format::superblock::{Profile, Superblock};
 use serde_json::json;
 use std::path::PathBuf;
@@ -89,8 +89,10 @@ impl Copy {
         }
         let directory = Directory::create(&self.target);
         let directory = Arc::new(directory.with_context(|| format!("{target} cannot be made"))?);
-        let opened = match Store::open(directory.clone(), options()) {
-            Err(engine::Error::NoDatastore { .. }) => {
+        let is_none =
+            |error: &anyhow::Error| matches!(error.downcast_ref(), Some(Error::NoDatastore { .. }));
+        let opened = match open(&self.target) {
+            Err(error) if is_none(&error) => {
                 let superblock = Superblock {
                     profile: Profile::Centre,
                     ..*store.superblock()

@@ -1,7 +1,7 @@
 //! `strongroom store snapshots`, `verify` and `recover`.
 
 use super::{
-    Outcome, answer, at, group, open_to_read, open_with_key, options, outcome, path_json, show,
+    Outcome, answer, at, group, open_to_read, open_with_key, opening, outcome, path_json, show,
     tell, tell_unread, texts, unread, work,
 };
 use anyhow::Result;
@@ -194,21 +194,10 @@ fn tell_lost(lost: &Lost) {
     }
 }
 
-/// Bytes of all packs, about; what cannot be looked at is told by who reads it.
-fn packed(dir: &Path) -> u64 {
-    let packs = std::fs::read_dir(dir.join("packs")).into_iter().flatten();
-    let lengths = packs.filter_map(|pack| Some(pack.ok()?.metadata().ok()?.len()));
-    lengths.sum()
-}
-
 /// Opens a datastore with an index that is made anew; answers also what could not be read for it.
 pub(super) fn remake(dir: &Path) -> Result<(Store, Vec<String>)> {
-    let progress = Arc::new(Progress::default());
-    let total = Arc::new(AtomicU64::new(packed(dir)));
-    let kept = "there is no index; whatever is done next makes it, and recover shows how far it is";
-    work::run(&progress, &total, kept, || {
-        Store::recover(at(dir)?, options(), &progress).map_err(anyhow::Error::from)
-    })
+    let directory = at(dir)?;
+    Ok(opening(dir, |options| Store::recover(directory, options))?.0)
 }
 
 pub(super) fn recover(dir: &Path, json: bool) -> Result<Outcome> {

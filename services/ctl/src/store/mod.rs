@@ -16,9 +16,10 @@ mod work;
 use crate::appliance::show;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
+use engine::storage::Storage;
 use engine::storage::directory::Directory;
 use engine::storage::read_only::ReadOnly;
-use engine::{Options, SnapshotInfo, Store, Unreadable};
+use engine::{Options, Progress, SnapshotInfo, Store, Unreadable};
 use format::GroupId;
 use format::superblock::Profile;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -223,14 +224,41 @@ fn options() -> Options {
 }
 
 fn open(dir: &Path) -> Result<Store> {
-    Ok(Store::open(at(dir)?, options())?)
+    open_at(dir, at(dir)?)
+}
+
+fn open_at(dir: &Path, storage: Arc<dyn Storage>) -> Result<Store> {
+    let (store, anew) = opening(dir, |options| Store::open(storage, options))?;
+    if anew {
+        eprintln!("strongroom: the index of {} was made anew", dir.display());
+    }
+    Ok(store)
+}
+
+/// Opens a datastore, and shows how far its index is where that is made anew; also whether it was.
+fn opening<T>(dir: &Path, open: impl FnOnce(Options) -> engine::Result<T>) -> Result<(T, bool)> {
+    let progress = Arc::new(Progress::default());
+    let options = Options {
+        opening: progress.clone(),
+        ..options()
+    };
+    let kept = format!(
+        "{} has no index; whatever is done next makes it",
+        dir.display()
+    );
+    let opened = work::run(&progress, &Arc::default(), &kept, || open(options))?;
+    Ok((opened, progress.counts().expected > 0))
 }
 
 /// Opens a datastore of which nothing is to be changed: as it is, where nothing can be written.
 fn open_to_read(dir: &Path) -> Result<Store> {
-    let error = match Store::open(at(dir)?, options()) {
-        Err(error) if error.is_read_only() => anyhow::Error::from(error),
-        opened => return Ok(opened?),
+    let is_read_only = |error: &anyhow::Error| {
+        let error = error.downcast_ref();
+        error.is_some_and(engine::Error::is_read_only)
+    };
+    let error = match open(dir) {
+        Err(error) if is_read_only(&error) => error,
+        opened => return opened,
     };
     eprintln!(
         "strongroom: {} is read as it is, since nothing can be written there: {}",
@@ -238,7 +266,7 @@ fn open_to_read(dir: &Path) -> Result<Store> {
         error.root_cause()
     );
     let directory = Directory::open_to_read(dir).with_context(|| unusable(dir))?;
-    Ok(Store::open(Arc::new(ReadOnly::new(directory)), options())?)
+    open_at(dir, Arc::new(ReadOnly::new(directory)))
 }
 
 fn open_with_key(

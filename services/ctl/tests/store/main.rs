@@ -371,6 +371,11 @@ fn a_lost_index_is_made_anew_without_a_key() {
         assert_eq!(recovered["chunks"], before["chunks"], "{damage}");
         assert_eq!(bench.sums("s"), before, "{damage}");
     }
+    // whatever needs it makes it, and says so
+    fs::remove_file(bench.at("s/index")).unwrap();
+    for told in ["strongroom: the index of s was made anew\n", ""] {
+        assert_eq!(bench.ends(&["stats", "s"], 0).1, told);
+    }
     bench.good(&["restore", "s", "--key-file", "k", "latest", "back"]);
     assert_eq!(compare(&source, &bench.at("back")).unwrap().differences, []);
 }

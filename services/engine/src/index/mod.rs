@@ -35,6 +35,7 @@ pub(crate) use garbage::{Burial, Move};
 use crate::core::{locked, pack_name};
 use crate::error::{Error, Result, format_error, io_error, unless_full};
 use crate::memory::Memory;
+use crate::progress::Progress;
 use crate::recover::{Unread, open_pack};
 use crate::storage::{Storage, read_exact};
 use catalogue::{Catalogue, Change};
@@ -150,6 +151,8 @@ pub(crate) struct Setting {
     pub(crate) memory: Arc<Memory>,
     /// Rows at which those in memory become a run.
     pub(crate) batch: usize,
+    /// Counts what is read of packs to make it anew.
+    pub(crate) progress: Arc<Progress>,
     /// Where places of packs that cannot be read are noted, if they are to be taken for damaged.
     pub(crate) unread: Option<Unread>,
 }

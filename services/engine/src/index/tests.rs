@@ -79,6 +79,7 @@ fn setting(storage: impl Storage) -> Setting {
         datastore: DatastoreId([1; 16]),
         memory: Memory::new(64 << 10),
         batch: 8,
+        progress: Arc::default(),
         unread: None,
     }
 }

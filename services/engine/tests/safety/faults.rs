@@ -320,7 +320,7 @@ fn opening_where_any_read_fails() {
         unreadable.into_iter().try_for_each(|(_, error)| Err(error))
     });
     reading(just, |rig, disk| {
-        let (store, unread) = Store::recover(Arc::new(disk), options(), &Progress::default())?;
+        let (store, unread) = Store::recover(Arc::new(disk), options())?;
         // a second try reads what one failure kept back
         assert_eq!(unread, [] as [String; 0]);
         store.unlock(&rig.keys)

@@ -13,7 +13,7 @@ mod tests;
 mod tree;
 
 use super::{
-    Outcome, Unlocked, answer, outcome, path_json, refuse_within, show, tell_unread, unread,
+    Outcome, Unlocked, answer, outcome, path_json, refuse_within, show, tell_unread, unread, work,
 };
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -63,6 +63,7 @@ impl Mount {
         runtime.block_on(async {
             // before the mount, which is not to outlive us
             let mut signals = Signals::new()?;
+            work::leave_signals();
             let session = Session::new(serve::Served(tree.clone()), &mountpoint, &self.options())
                 .map_err(|error| refused(error, &mountpoint))?;
             let (tell_end, mut ended) = oneshot::channel();
