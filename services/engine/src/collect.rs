@@ -89,8 +89,11 @@ impl Store {
             let (marks, changes) = self.bury(progress)?;
             if !is_full {
                 is_full = unless_full(index.flush())?.is_none();
-                // opened again it knows of no burial
                 if index.writable().is_err() {
+                    // opened again it knows of no burial; made anew, where there is no room even for that
+                    if unless_full(self.reopen_index())?.is_none() {
+                        self.remove(&self.of_no_use()?)?;
+                    }
                     continue;
                 }
             }

@@ -45,20 +45,12 @@ pub(crate) fn usable_index(setting: Setting) -> Result<Index> {
     rebuild(setting)
 }
 
-/// Opens an index again that a failure closed, with the packs that were not in it durably.
+/// Opens an index again that a failure left to be read only.
 pub(crate) fn reopen(index: &Index) -> Result<()> {
-    if index.reopen()? {
-        let storage = &index.setting().storage;
-        let present = pack_ids(&**storage)?;
-        if !leave_gone(index, &present)? {
-            return Err(Error::Index {
-                place: storage.place(),
-                reason: "it has packs that are gone".into(),
-            });
-        }
-        add_missing(index, present, usize::MAX)?;
+    match index.writable() {
+        Ok(()) => Ok(()),
+        Err(_) => index.reopen(usable_index),
     }
-    Ok(())
 }
 
 /// Has the index forget the packs that are gone, if nothing was found in them any more; says whether.

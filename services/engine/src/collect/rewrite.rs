@@ -2,7 +2,7 @@
 
 use super::Collected;
 use crate::core::{PACKS, pack_name};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, unless_full};
 use crate::index::{Location, Move, Pack};
 use crate::pack::{MOST_FRAMES, MOST_REFERENCES, OpenPack};
 use crate::progress::Progress;
@@ -235,7 +235,13 @@ impl Store {
         self.remove(packs)
     }
 
-    fn remove(&self, packs: &[(u32, Pack)]) -> Result<()> {
+    /// Packs that hold garbage alone.
+    pub(super) fn of_no_use(&self) -> Result<Packs> {
+        let index = &self.core.index;
+        index.packs_that(|_, pack| pack.bytes > 0 && pack.dead == pack.bytes)
+    }
+
+    pub(super) fn remove(&self, packs: &[(u32, Pack)]) -> Result<()> {
         let core = &self.core;
         for (_, pack) in packs {
             let name = pack_name(pack.id);
@@ -251,11 +257,19 @@ impl Store {
     /// is then written. If power fails in between, it is made anew.
     pub(super) fn make_room(&self, sum: &mut Collected) -> Result<()> {
         let index = &self.core.index;
-        let going = index.packs_that(|_, pack| pack.bytes > 0 && pack.dead == pack.bytes)?;
+        index.stop_merging();
+        let going = self.of_no_use()?;
         self.remove(&going)?;
         let from: Vec<u32> = going.iter().map(|(number, _)| *number).collect();
         let to = None;
-        index.relocate(&Move { from: &from, to })?;
+        let written = index.relocate(&Move { from: &from, to });
+        if index.writable().is_err() {
+            // opened again it misses packs, so it is made anew
+            unless_full(written)?;
+            self.reopen_index()?;
+        } else {
+            written?;
+        }
         sum.left += going.iter().map(|(_, p)| u64::from(p.dead)).sum::<u64>();
         sum.add(&going);
         Ok(())

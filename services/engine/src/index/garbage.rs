@@ -37,9 +37,7 @@ impl Index {
     pub(crate) fn references(&self, digest: &Digest) -> Result<(Option<Place>, i64)> {
         let shared = &self.shared;
         shared.with(|opened| {
-            let place = opened
-                .find(&shared.near, digest)
-                .map_err(|e| shared.io(e))?;
+            let place = opened.find(digest).map_err(|e| shared.io(e))?;
             let references = opened.references(digest).map_err(|e| shared.io(e))?;
             Ok((place.map(|(place, _)| place), references))
         })

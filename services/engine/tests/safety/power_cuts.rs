@@ -5,7 +5,7 @@
 use crate::trees::*;
 use engine::storage::Storage;
 use engine::storage::simulated::{Fault, Simulated};
-use engine::{Error, Progress, Store};
+use engine::{Error, Store};
 use format::{Keyset, SnapshotId};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
