@@ -149,12 +149,22 @@ fn a_part_is_restored_and_a_part_that_is_not_there_is_told() {
     assert!(bench.at("full/a/b/c").exists() && !bench.at("full/a/bc").exists());
     let longer = format!("{full}d");
     let (_, error) = bench.ends(&part(&longer, "nowhere"), 2);
-    assert!(error.contains("the snapshot holds no"), "{error}");
-    let (_, error) = bench.ends(&part("b", "nowhere"), 2);
-    assert!(
-        error.contains("the snapshot holds no b; `--path` names"),
-        "{error}"
+    let words = format!(
+        "the snapshot holds no {longer}, it is of {}; ",
+        source.display()
     );
+    assert!(error.contains(&words), "{error}");
+    let (_, error) = bench.ends(&part("b", "nowhere"), 2);
+    assert!(error.contains("; name it as it was backed up"), "{error}");
+    // and from where one is, whatever it was called then
+    bench.json(&["backup", "s", "--key-file", "k", "--group", "g", "source/."]);
+    let listed = bench.json(&["snapshots", "s", "--key-file", "k"]);
+    let newest = &listed["snapshots"][0];
+    assert_eq!(newest["paths"][0], source.to_str().unwrap());
+    let mut relative = part("source/a/b", "relative");
+    relative[4] = "latest";
+    bench.good(&relative);
+    assert!(bench.at("relative/a/b/c").exists() && !bench.at("relative/a/bc").exists());
     assert!(!bench.at("nowhere").exists(), "nothing is made");
     let (_, error) = bench.ends(&part("a", "back"), 2);
     assert!(error.contains("back is not empty"), "{error}");
