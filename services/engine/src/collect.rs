@@ -205,7 +205,10 @@ impl Store {
                     Ok(snapshot) => came.push((*id, snapshot.clear.root)),
                     // forgotten since
                     Err(Error::NoSnapshot { .. }) => {}
-                    Err(error) => return Err(error),
+                    Err(error) => {
+                        let (id, source) = (*id, Box::new(error));
+                        return Err(Error::Unknown { id, source });
+                    }
                 }
             }
         }

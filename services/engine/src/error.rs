@@ -137,6 +137,17 @@ pub enum Error {
         /// The root of its tree.
         root: Digest,
     },
+    /// A snapshot that needs nobody knows what.
+    #[error(
+        "snapshot {id} cannot be read, so nobody knows what it needs and nothing is collected; repair from a copy, \
+         or forget the snapshot"
+    )]
+    Unknown {
+        /// Its name.
+        id: SnapshotId,
+        /// Why.
+        source: Box<Error>,
+    },
     /// What packs hold is not all known.
     #[error(
         "{place}: packs that its disk did not read when the index was made may hold what the index lacks, so nothing is removed; `recover` again if the disk reads them now, else replace it and `repair` from another copy"

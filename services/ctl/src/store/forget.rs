@@ -1,7 +1,7 @@
 //! `strongroom store forget`, `prune`, `lock` and `gc`.
 
 use super::{
-    Outcome, answer, group, open, open_to_read, open_with_key, outcome, resolve, show, tell,
+    Outcome, answer, group, open, open_to_read, open_with_key, outcome, resolve_id, show, tell,
     tell_unread, unread, work,
 };
 use anyhow::{Context, Result, bail};
@@ -34,9 +34,7 @@ impl Forget {
         let store = open(&self.dir)?;
         let mut ids = Vec::new();
         for name in &self.snapshots {
-            // a whole id may also be of one that cannot be read
-            let whole = name.to_ascii_lowercase().parse();
-            let id = whole.or_else(|_| resolve(&store, name).map(|found| found.clear.id))?;
+            let id = resolve_id(&store, name)?;
             if !ids.contains(&id) {
                 ids.push(id);
             }
@@ -181,7 +179,7 @@ fn time(text: &str) -> Result<Timestamp> {
 impl Lock {
     pub(super) fn run(&self, json: bool) -> Result<Outcome> {
         let store = open(&self.dir)?;
-        let id = resolve(&store, &self.snapshot)?.clear.id;
+        let id = resolve_id(&store, &self.snapshot)?;
         let until = self.until.as_second();
         store.lock_snapshot(id, until)?;
         answer(

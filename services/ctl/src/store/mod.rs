@@ -20,8 +20,8 @@ use engine::storage::Storage;
 use engine::storage::directory::Directory;
 use engine::storage::read_only::ReadOnly;
 use engine::{Options, Progress, SnapshotInfo, Store, Unreadable};
-use format::GroupId;
 use format::superblock::Profile;
+use format::{GroupId, SnapshotId};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -306,21 +306,24 @@ fn group_of(name: Option<&str>, id: &GroupId) -> String {
 
 /// The snapshot of this id, of the only id that begins so, or the newest one for `latest`.
 fn resolve(store: &Store, name: &str) -> Result<SnapshotInfo> {
-    let (snapshots, _) = store.snapshots()?;
+    Ok(store.snapshot(resolve_id(store, name)?)?)
+}
+
+/// As [`resolve`]; it may be one that cannot be read.
+fn resolve_id(store: &Store, name: &str) -> Result<SnapshotId> {
     if name == "latest" {
-        return match snapshots.into_iter().next() {
-            Some(newest) => Ok(newest),
-            None => bail!("the datastore has no snapshot yet"),
-        };
+        let (snapshots, _) = store.snapshots()?;
+        let newest = snapshots.first().map(|s| s.clear.id);
+        return newest
+            .context("the datastore has no snapshot that can be read; make one by a backup");
     }
     let wanted = name.to_ascii_lowercase();
-    let mut matching = snapshots
-        .into_iter()
-        .filter(|s| s.clear.id.to_string().starts_with(&wanted));
-    match (matching.next(), matching.next()) {
-        (Some(only), None) => Ok(only),
-        (None, _) => bail!("there is no snapshot {name}; `strongroom store snapshots` lists them"),
-        (Some(_), Some(_)) => bail!("several snapshots begin with {name}; write more of the id"),
+    let mut matching = store.snapshot_ids()?;
+    matching.retain(|id| id.to_string().starts_with(&wanted));
+    match matching[..] {
+        [only] => Ok(only),
+        [] => bail!("there is no snapshot {name}; `strongroom store snapshots` lists them"),
+        _ => bail!("several snapshots begin with \"{name}\"; write more of the id"),
     }
 }
 
