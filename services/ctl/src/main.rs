@@ -4,6 +4,7 @@ mod appliance;
 mod store;
 
 use clap::Parser;
+use std::io::Write;
 use std::process::ExitCode;
 
 /// Strongroom: backups of this site, their offsite copies, and restores.
@@ -28,20 +29,32 @@ enum Command {
     },
 }
 
-/// Who pipes what is printed into `head` has seen enough when that ends: no reason to tell of a panic.
-fn end_with_the_reader() {
+/// What cannot be printed is no panic: who pipes it into `head` has seen enough when that ends, and whoever
+/// sends it to a full disk is told.
+fn end_where_nothing_can_be_printed() {
+    const PRINTING: &str = "failed printing to stdout: ";
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        let printing = |text: &str| text.starts_with("failed printing to stdout: Broken pipe");
-        if panic.payload_as_str().is_some_and(printing) {
-            std::process::exit(2);
+        let Some(why) = panic
+            .payload_as_str()
+            .and_then(|text| text.strip_prefix(PRINTING))
+        else {
+            return usual(panic);
+        };
+        if !why.starts_with("Broken pipe") {
+            // the command itself may have done what it is for
+            let mut error = std::io::stderr();
+            let _ = writeln!(
+                error,
+                "strongroom: what was to be told cannot be printed ({why}); send it elsewhere and look what was done"
+            );
         }
-        usual(panic);
+        std::process::exit(2);
     }));
 }
 
 fn main() -> ExitCode {
-    end_with_the_reader();
+    end_where_nothing_can_be_printed();
     let arguments = Arguments::parse();
     let result = match arguments.command {
         Command::Appliance(command) => {

@@ -13,6 +13,15 @@ pub enum Error {
         /// Where it was looked for.
         place: String,
     },
+    /// The file that makes it a datastore is gone.
+    #[error(
+        "the file `datastore` is missing in {place}, where a datastore was; `strongroom store repair {place} --from` another \
+         copy brings it"
+    )]
+    Headless {
+        /// Where the datastore was.
+        place: String,
+    },
     /// A datastore, or something else, is already there.
     #[error("{place} already holds {what}; choose an empty directory")]
     Occupied {
@@ -22,7 +31,7 @@ pub enum Error {
         what: String,
     },
     /// Another process has the datastore.
-    #[error("the datastore at {place} is in use by {holder}; wait for it to finish")]
+    #[error("the datastore at {place} is in use by {holder}; wait until that ends, or end it")]
     Busy {
         /// Where the datastore is.
         place: String,
@@ -61,7 +70,7 @@ pub enum Error {
         source: io::Error,
     },
     /// Bytes were not what they should be.
-    #[error("{name} cannot be used; run verify where it came from, then repair from another copy")]
+    #[error("{name} cannot be used; repair it from another copy of the datastore")]
     Format {
         /// Which file or frame.
         name: String,

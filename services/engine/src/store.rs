@@ -106,7 +106,7 @@ impl Store {
     /// index that cannot be used is made anew from the packs.
     ///
     /// # Errors
-    /// [`Error::NoDatastore`], [`Error::Busy`], a newer format, or an I/O failure; cancelled, and the
+    /// [`Error::NoDatastore`], [`Error::Headless`], [`Error::Busy`], a newer format, or an I/O failure; cancelled, and the
     /// next opening makes the index.
     pub fn open(storage: Arc<dyn Storage>, options: Options) -> Result<Self> {
         Self::open_by(storage, options, usable_index)
@@ -122,14 +122,13 @@ impl Store {
         let file = storage
             .open(SUPERBLOCK)
             .map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => Error::NoDatastore {
-                    place: place.clone(),
-                },
+                io::ErrorKind::NotFound => none(&*storage),
                 _ => io_error(&place, "open", SUPERBLOCK)(error),
             })?;
         let bytes = crate::storage::read_exact(&*file, 0, SUPERBLOCK_LEN)
             .map_err(io_error(&place, "read", SUPERBLOCK))?;
-        let superblock = Superblock::parse(&bytes).map_err(format_error(SUPERBLOCK))?;
+        let named = || format!("the file `{SUPERBLOCK}` of {place}");
+        let superblock = Superblock::parse(&bytes).map_err(|e| format_error(named())(e))?;
         let guard = lock(&*storage)?;
         Self::with(storage, guard, superblock, options, index)
     }
@@ -344,6 +343,15 @@ impl Store {
     /// The index failed.
     pub fn index_size(&self) -> Result<IndexSize> {
         self.core.index.size()
+    }
+}
+
+/// What there is where no datastore file is.
+fn none(storage: &dyn Storage) -> Error {
+    let place = storage.place();
+    match storage.list(PACKS) {
+        Ok(packs) if !packs.is_empty() => Error::Headless { place },
+        _ => Error::NoDatastore { place },
     }
 }
 

@@ -102,5 +102,18 @@ pub enum FormatError {
     },
 }
 
+impl FormatError {
+    /// Of a version that this program does not know. Nobody ever wrote 0.
+    fn version(what: &'static str, found: u32) -> Self {
+        match found {
+            0 => Self::Field {
+                what,
+                field: "version",
+            },
+            found => Self::Version { what, found },
+        }
+    }
+}
+
 /// Result of reading bytes.
 pub type Result<T> = std::result::Result<T, FormatError>;

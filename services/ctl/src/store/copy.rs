@@ -1,7 +1,9 @@
 //! `strongroom store copy`.
 
 use super::backup::SOON;
-use super::{Outcome, answer, open, open_to_read, options, outcome, show, tell, unread, work};
+use super::{
+    Outcome, answer, open, open_to_read, options, outcome, refuse_same, show, tell, unread, work,
+};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use engine::storage::directory::Directory;
@@ -82,11 +84,7 @@ impl Copy {
     /// Opens the copy, or begins it.
     fn target(&self, store: &Store) -> Result<Store> {
         let target = self.target.display();
-        let same =
-            std::fs::canonicalize(&self.dir).ok() == std::fs::canonicalize(&self.target).ok();
-        if same {
-            bail!("{target} is the datastore itself; choose another directory for its copy");
-        }
+        refuse_same(&self.dir, &self.target)?;
         let directory = Directory::create(&self.target);
         let directory = Arc::new(directory.with_context(|| format!("{target} cannot be made"))?);
         let is_none =

@@ -195,6 +195,18 @@ fn at(dir: &Path) -> Result<Arc<Directory>> {
     ))
 }
 
+/// Refuses a datastore as a copy of itself.
+fn refuse_same(dir: &Path, copy: &Path) -> Result<()> {
+    let own = std::fs::canonicalize(dir);
+    if own.is_ok_and(|own| std::fs::canonicalize(copy).is_ok_and(|copy| copy == own)) {
+        bail!(
+            "{} is the datastore itself; name the directory of another copy",
+            copy.display()
+        );
+    }
+    Ok(())
+}
+
 /// Refuses a path within the datastore, where nothing of others belongs.
 fn refuse_within(dir: &Path, path: &Path) -> Result<()> {
     let own = std::fs::canonicalize(dir).ok();

@@ -1,8 +1,8 @@
 //! `strongroom store repair`.
 
 use super::{
-    Outcome, answer, at, keyfile, list, open_to_read, opening, outcome, show, tell, texts, unread,
-    work,
+    Outcome, answer, at, keyfile, list, open_to_read, opening, outcome, refuse_same, show, tell,
+    texts, unread, work,
 };
 use anyhow::{Result, bail};
 use clap::Args;
@@ -36,6 +36,9 @@ pub(crate) struct Repair {
 impl Repair {
     pub(super) fn run(&self, json: bool) -> Result<Outcome> {
         let began = Instant::now();
+        if let Some(from) = &self.from {
+            refuse_same(&self.dir, from)?;
+        }
         let keyset = self.key_file.as_deref().map(keyfile::read).transpose()?;
         let from = self.from.as_deref().map(open_to_read).transpose()?;
         let (mut store, mended, mut index_made) = self.open(from.as_ref())?;
@@ -131,10 +134,10 @@ impl Repair {
             return opened.map(|(store, anew)| (store, mended, anew));
         };
         let may_be_mended = |error: &anyhow::Error| {
-            use Error::{Format, Io, Newer, NoDatastore};
+            use Error::{Format, Headless, Io, Newer};
             matches!(
                 error.downcast_ref(),
-                Some(Format { .. } | Newer { .. } | NoDatastore { .. } | Io { .. })
+                Some(Format { .. } | Newer { .. } | Headless { .. } | Io { .. })
             )
         };
         let (store, anew) = match opened {

@@ -200,7 +200,7 @@ fn what_cannot_be_is_refused_by_a_sentence_and_changes_nothing() {
         ),
         (
             &["restore", "s", "--key-file", "k", "latest", "back"],
-            "the datastore has no snapshot yet",
+            "the datastore has no snapshot that can be read; make one by a backup",
         ),
         (
             &["restore", "s", "--key-file", "k", "abcd", "back"],
@@ -238,10 +238,27 @@ fn a_datastore_in_use_says_by_whom() {
     let directory = Directory::open(&bench.at("s")).unwrap();
     let held = Store::open(Arc::new(directory), Options::default()).unwrap();
     let (_, error) = bench.ends(&["snapshots", "s"], 2);
-    let words = format!("is in use by process {}; wait", std::process::id());
+    let words = format!("is in use by process {} (store-", std::process::id());
     assert!(error.contains(&words), "{error}");
     drop(held);
     bench.good(&["snapshots", "s"]);
+}
+
+#[test]
+fn what_cannot_be_printed_is_told_in_a_sentence() {
+    let bench = Bench::new();
+    let full = fs::File::create("/dev/full").unwrap();
+    let out = bench
+        .command(&["stats", "s"])
+        .stdout(full)
+        .output()
+        .unwrap();
+    let (_, error) = told(&out, 2);
+    assert!(
+        error.contains("cannot be printed (No space left"),
+        "{error}"
+    );
+    assert_eq!(error.lines().count(), 1, "{error}");
 }
 
 #[test]

@@ -145,13 +145,19 @@ impl Storage for Directory {
             Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
                 let mut text = String::new();
                 (&mut file).take(20).read_to_string(&mut text)?;
-                let holder = text
-                    .parse::<u32>()
-                    .map_or("another process".into(), |p| format!("process {p}"));
+                let holder = text.parse().map_or("another process".into(), process);
                 Err(io::Error::new(io::ErrorKind::WouldBlock, holder))
             }
             Err((_, errno)) => Err(errno.into()),
         }
+    }
+}
+
+/// A process by its number, and what it runs where that can be told.
+fn process(number: u32) -> String {
+    match fs::read_to_string(format!("/proc/{number}/comm")) {
+        Ok(name) => format!("process {number} ({})", name.trim_end()),
+        Err(_) => format!("process {number}"),
     }
 }
 

@@ -178,11 +178,11 @@ fn files_of_elsewhere_are_left_alone_and_told() {
     let mut expected = [
         belongs,
         format!(
-            "{renamed} cannot be used; run verify where it came from, then repair from another copy: \
+            "{renamed} cannot be used; repair it from another copy of the datastore: \
              this snapshot has a wrong name"
         ),
         format!(
-            "{} cannot be used; run verify where it came from, then repair from another copy: \
+            "{} cannot be used; repair it from another copy of the datastore: \
              this is no Strongroom snapshot",
             garbage[1]
         ),
@@ -229,7 +229,10 @@ fn a_datastore_of_a_later_release_is_refused_by_name() {
         try_open(&disk, &rig.keys).map(drop),
         Store::recover(Arc::new(disk.clone()), options()).map(drop),
     ] {
-        assert_eq!(told(&refused.unwrap_err()), format!("datastore {UPDATE}"));
+        assert_eq!(
+            told(&refused.unwrap_err()),
+            format!("the file `datastore` of the simulated disk {UPDATE}")
+        );
     }
     assert_eq!(disk.names(), before);
 }
