@@ -13,6 +13,14 @@ pub enum Error {
         /// Where it was looked for.
         place: String,
     },
+    /// The datastore file is lost, and packs are there.
+    #[error(
+        "{place} holds packs, but its file `datastore` is lost; `strongroom store repair {place} --from DIR2` brings it from a copy of the datastore"
+    )]
+    Headless {
+        /// Where the datastore is.
+        place: String,
+    },
     /// A datastore, or something else, is already there.
     #[error("{place} already holds {what}; choose an empty directory")]
     Occupied {
@@ -22,7 +30,9 @@ pub enum Error {
         what: String,
     },
     /// Another process has the datastore.
-    #[error("the datastore at {place} is in use by {holder}; wait for it to finish")]
+    #[error(
+        "the datastore at {place} is in use by {holder}; wait for that to end, or end it if it is a mount or a daemon"
+    )]
     Busy {
         /// Where the datastore is.
         place: String,
@@ -61,7 +71,9 @@ pub enum Error {
         source: io::Error,
     },
     /// Bytes were not what they should be.
-    #[error("{name} cannot be used; run verify where it came from, then repair from another copy")]
+    #[error(
+        "{name} cannot be used; another copy may have it whole, and repair takes it from there"
+    )]
     Format {
         /// Which file or frame.
         name: String,
@@ -99,7 +111,9 @@ pub enum Error {
         datastore: DatastoreId,
     },
     /// No frame of this digest is there.
-    #[error("chunk {digest} is not in the datastore; run verify, then repair from another copy")]
+    #[error(
+        "chunk {digest} is not in the datastore; another copy may have it, and repair takes it from there"
+    )]
     NoChunk {
         /// Its digest.
         digest: Digest,
@@ -201,7 +215,7 @@ pub enum Error {
     },
     /// Decrypted content does not have the digest it is stored under.
     #[error(
-        "chunk {digest} holds other content than its name says; run verify, then repair from another copy"
+        "chunk {digest} holds other content than its name says; another copy may have it whole, and repair takes it from there"
     )]
     Content {
         /// Its digest.

@@ -106,7 +106,7 @@ impl Store {
     /// index that cannot be used is made anew from the packs.
     ///
     /// # Errors
-    /// [`Error::NoDatastore`], [`Error::Busy`], a newer format, or an I/O failure.
+    /// [`Error::NoDatastore`], [`Error::Headless`], [`Error::Busy`], a newer format, or an I/O failure.
     pub fn open(storage: Arc<dyn Storage>, options: Options) -> Result<Self> {
         Self::open_by(storage, options, usable_index)
     }
@@ -121,14 +121,20 @@ impl Store {
         let file = storage
             .open(SUPERBLOCK)
             .map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => Error::NoDatastore {
-                    place: place.clone(),
+                io::ErrorKind::NotFound => match storage.list(PACKS) {
+                    Ok(packs) if !packs.is_empty() => Error::Headless {
+                        place: place.clone(),
+                    },
+                    _ => Error::NoDatastore {
+                        place: place.clone(),
+                    },
                 },
                 _ => io_error(&place, "open", SUPERBLOCK)(error),
             })?;
         let bytes = crate::storage::read_exact(&*file, 0, SUPERBLOCK_LEN)
             .map_err(io_error(&place, "read", SUPERBLOCK))?;
-        let superblock = Superblock::parse(&bytes).map_err(format_error(SUPERBLOCK))?;
+        let superblock =
+            Superblock::parse(&bytes).map_err(format_error(format!("{place}/{SUPERBLOCK}")))?;
         let guard = lock(&*storage)?;
         Self::with(storage, guard, superblock, options, index)
     }

@@ -101,10 +101,7 @@ impl Header {
         let magic: [u8; 4] = reader.array()?;
         if magic != *MAGIC {
             return Err(if magic[..3] == MAGIC[..3] {
-                FormatError::Version {
-                    what: WHAT,
-                    found: magic[3].into(),
-                }
+                FormatError::version(WHAT, magic[3].into())
             } else {
                 FormatError::Magic { what: WHAT }
             });

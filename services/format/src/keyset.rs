@@ -88,10 +88,7 @@ impl Keyset {
         let mut reader = Reader::new(&bytes[MAGIC.len()..], WHAT);
         let version = reader.u32()?;
         if version != 1 {
-            return Err(FormatError::Version {
-                what: WHAT,
-                found: version,
-            });
+            return Err(FormatError::version(WHAT, version));
         }
         let body = checked(bytes, &[], WHAT)?;
         let mut reader = Reader::new(&body[MAGIC.len() + 4..], WHAT);

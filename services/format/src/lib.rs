@@ -102,5 +102,18 @@ pub enum FormatError {
     },
 }
 
+impl FormatError {
+    /// Of a version that is not the one there is. None was ever 0: that is damage.
+    fn version(what: &'static str, found: u32) -> Self {
+        match found {
+            0 => Self::Field {
+                what,
+                field: "format version",
+            },
+            found => Self::Version { what, found },
+        }
+    }
+}
+
 /// Result of reading bytes.
 pub type Result<T> = std::result::Result<T, FormatError>;

@@ -119,7 +119,7 @@ fn body<'a>(bytes: &'a [u8], magic: &[u8; 8], what: &'static str) -> Result<Read
     }
     match Reader::new(&bytes[8..], what).u32()? {
         1 => {}
-        found => return Err(FormatError::Version { what, found }),
+        found => return Err(FormatError::version(what, found)),
     }
     let body = checked(bytes, &[], what)?;
     let mut reader = Reader::new(body.get(12..).unwrap_or_default(), what);

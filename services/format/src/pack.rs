@@ -53,10 +53,7 @@ impl PackHeader {
         let mut reader = Reader::new(&body[8..], WHAT);
         let version = reader.u32()?;
         if version != 1 {
-            return Err(FormatError::Version {
-                what: WHAT,
-                found: version,
-            });
+            return Err(FormatError::version(WHAT, version));
         }
         if reader.u32()? != 0 {
             return Err(reader.wrong("reserved field"));

@@ -292,10 +292,7 @@ impl Snapshot {
         let mut reader = Reader::new(&bytes[8..], WHAT);
         let version = reader.u32()?;
         if version != 1 {
-            return Err(FormatError::Version {
-                what: WHAT,
-                found: version,
-            });
+            return Err(FormatError::version(WHAT, version));
         }
         let sealed_len = reader.u32()? as usize;
         if !(16..=MAX_SEALED).contains(&sealed_len) {

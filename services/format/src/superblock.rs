@@ -54,10 +54,7 @@ impl Superblock {
         let mut reader = Reader::new(&bytes[8..], WHAT);
         let version = reader.u32()?;
         if version != 1 {
-            return Err(FormatError::Version {
-                what: WHAT,
-                found: version,
-            });
+            return Err(FormatError::version(WHAT, version));
         }
         let body = checked(bytes, &[], WHAT)?;
         let mut reader = Reader::new(body.get(12..).unwrap_or_default(), WHAT);

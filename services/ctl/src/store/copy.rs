@@ -8,7 +8,7 @@ use engine::storage::directory::Directory;
 use engine::{Copied, Lacking, Progress, Store};
 use format::superblock::{Profile, Superblock};
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
@@ -82,11 +82,7 @@ impl Copy {
     /// Opens the copy, or begins it.
     fn target(&self, store: &Store) -> Result<Store> {
         let target = self.target.display();
-        let same =
-            std::fs::canonicalize(&self.dir).ok() == std::fs::canonicalize(&self.target).ok();
-        if same {
-            bail!("{target} is the datastore itself; choose another directory for its copy");
-        }
+        refuse_itself(&self.dir, &self.target)?;
         let directory = Directory::create(&self.target);
         let directory = Arc::new(directory.with_context(|| format!("{target} cannot be made"))?);
         let opened = match Store::open(directory.clone(), options()) {
@@ -108,6 +104,18 @@ impl Copy {
         }
         Ok(opened)
     }
+}
+
+/// Refuses the datastore's own directory where that of another copy is meant.
+pub(super) fn refuse_itself(dir: &Path, copy: &Path) -> Result<()> {
+    let whole = |path: &Path| std::fs::canonicalize(path).ok();
+    if whole(dir).is_some_and(|dir| whole(copy) == Some(dir)) {
+        bail!(
+            "{} is the datastore itself; name another directory, for its copy",
+            copy.display()
+        );
+    }
+    Ok(())
 }
 
 /// Sums up what there is to copy, once that is worth knowing. What snapshots say of themselves is of no

@@ -180,6 +180,12 @@ fn init(dir: &Path, key_file: &Path, profile: End, json: bool) -> Result<Outcome
                     "Its key is in {}. Without that file nothing can be restored: keep a copy elsewhere.",
                     key_file.display()
                 );
+            } else {
+                println!(
+                    "Its key was in {0} already, so it is a copy of what else has this key, to be filled by `strongroom \
+                     store copy`. For a datastore of its own name a key file that is not there.",
+                    key_file.display()
+                );
             }
         },
     )?;
@@ -273,12 +279,15 @@ fn texts(ids: &[impl ToString]) -> Vec<String> {
     ids.iter().map(ToString::to_string).collect()
 }
 
-/// How many times as large the first is: `3.4:1`.
-fn ratio(whole: u64, part: u64) -> String {
-    match part {
-        0 => "-".into(),
-        part => format!("{:.1}:1", whole as f64 / part as f64),
-    }
+/// How many times as large the first is, `3.4:1`, where it is larger.
+fn ratio(whole: u64, part: u64) -> Option<String> {
+    let times = whole as f64 / part as f64;
+    (part > 0 && times >= 1.05).then(|| format!("{times:.1}:1"))
+}
+
+/// A ratio after what was stored, if there is any.
+fn in_parentheses(whole: u64, part: u64) -> String {
+    ratio(whole, part).map_or_else(String::new, |ratio| format!(" ({ratio})"))
 }
 
 /// A sentence for each snapshot that cannot be read.

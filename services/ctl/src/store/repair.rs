@@ -1,5 +1,6 @@
 //! `strongroom store repair`.
 
+use super::copy::refuse_itself;
 use super::{
     Outcome, answer, at, keyfile, list, open, options, outcome, show, tell, texts, unread, work,
 };
@@ -35,6 +36,9 @@ pub(crate) struct Repair {
 impl Repair {
     pub(super) fn run(&self, json: bool) -> Result<Outcome> {
         let began = Instant::now();
+        if let Some(from) = &self.from {
+            refuse_itself(&self.dir, from)?;
+        }
         let keyset = self.key_file.as_deref().map(keyfile::read).transpose()?;
         let from = self.from.as_deref().map(open).transpose()?;
         let (mut store, mended) = self.open(from.as_ref())?;
@@ -128,6 +132,7 @@ impl Repair {
             Err(
                 Error::Format { .. }
                 | Error::Newer { .. }
+                | Error::Headless { .. }
                 | Error::NoDatastore { .. }
                 | Error::Io { .. },
             ) => {

@@ -128,11 +128,19 @@ impl Storage for Directory {
                 (&mut file).take(20).read_to_string(&mut text)?;
                 let holder = text
                     .parse::<u32>()
-                    .map_or("another process".into(), |p| format!("process {p}"));
+                    .map_or("another process".into(), process);
                 Err(io::Error::new(io::ErrorKind::WouldBlock, holder))
             }
             Err((_, errno)) => Err(errno.into()),
         }
+    }
+}
+
+/// A process by its number, and by the name of what runs in it as far as that is known.
+fn process(number: u32) -> String {
+    match fs::read_to_string(format!("/proc/{number}/comm")) {
+        Ok(name) => format!("process {number} ({})", name.trim_end().escape_debug()),
+        Err(_) => format!("process {number}"),
     }
 }
 

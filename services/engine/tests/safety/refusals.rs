@@ -90,7 +90,7 @@ fn packs_that_were_cut_off_or_are_gone_lose_what_was_in_them_and_heal() {
                 let named = text.contains(&pack) || length.is_none() || recovered;
                 assert!(named, "{text}");
                 let error = restored(&store, rig.id).unwrap_err();
-                let words = [&pack[..], "is not in the datastore; run verify"];
+                let words = [&pack[..], "is not in the datastore; another copy"];
                 assert!(words.iter().any(|w| told(&error).contains(w)), "{error}");
                 // the next backup brings what is missing, and the snapshot is whole again
                 let again = back_up(&store, &rig.tree).unwrap();
@@ -182,11 +182,11 @@ fn files_of_elsewhere_are_left_alone_and_told() {
     let mut expected = [
         belongs,
         format!(
-            "{renamed} cannot be used; run verify where it came from, then repair from another copy: \
+            "{renamed} cannot be used; another copy may have it whole, and repair takes it from there: \
              this snapshot has a wrong name"
         ),
         format!(
-            "{} cannot be used; run verify where it came from, then repair from another copy: \
+            "{} cannot be used; another copy may have it whole, and repair takes it from there: \
              this is no Strongroom snapshot",
             garbage[1]
         ),
