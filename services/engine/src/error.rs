@@ -13,13 +13,12 @@ pub enum Error {
         /// Where it was looked for.
         place: String,
     },
-    /// The file that makes it a datastore is gone.
+    /// The datastore file is lost, and packs are there.
     #[error(
-        "the file `datastore` is missing in {place}, where a datastore was; `strongroom store repair {place} --from` another \
-         copy brings it"
+        "{place} holds packs, but its file `datastore` is lost; `strongroom store repair {place} --from DIR2` brings it from a copy of the datastore"
     )]
     Headless {
-        /// Where the datastore was.
+        /// Where the datastore is.
         place: String,
     },
     /// A datastore, or something else, is already there.
@@ -31,7 +30,9 @@ pub enum Error {
         what: String,
     },
     /// Another process has the datastore.
-    #[error("the datastore at {place} is in use by {holder}; wait until that ends, or end it")]
+    #[error(
+        "the datastore at {place} is in use by {holder}; wait for that to end, or end it if it is a mount or a daemon"
+    )]
     Busy {
         /// Where the datastore is.
         place: String,
@@ -70,7 +71,9 @@ pub enum Error {
         source: io::Error,
     },
     /// Bytes were not what they should be.
-    #[error("{name} cannot be used; repair it from another copy of the datastore")]
+    #[error(
+        "{name} cannot be used; another copy may have it whole, and repair takes it from there"
+    )]
     Format {
         /// Which file or frame.
         name: String,
@@ -108,7 +111,9 @@ pub enum Error {
         datastore: DatastoreId,
     },
     /// No frame of this digest is there.
-    #[error("chunk {digest} is not in the datastore; run verify, then repair from another copy")]
+    #[error(
+        "chunk {digest} is not in the datastore; another copy may have it, and repair takes it from there"
+    )]
     NoChunk {
         /// Its digest.
         digest: Digest,
@@ -221,7 +226,7 @@ pub enum Error {
     },
     /// Decrypted content does not have the digest it is stored under.
     #[error(
-        "chunk {digest} holds other content than its name says; run verify, then repair from another copy"
+        "chunk {digest} holds other content than its name says; another copy may have it whole, and repair takes it from there"
     )]
     Content {
         /// Its digest.

@@ -222,7 +222,7 @@ impl Store {
             Ok(_) => Ok(false),
             // a later release's has another check, and more; a flipped bit has not
             Err(source @ FormatError::Version { .. }) if differs(&mended) > 8 => {
-                Err(format_error(SUPERBLOCK)(source))
+                Err(format_error(format!("{place}/{SUPERBLOCK}"))(source))
             }
             Err(_) => write_whole(storage, "", SUPERBLOCK, &mended).map(|()| true),
         }

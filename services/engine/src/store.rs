@@ -127,8 +127,8 @@ impl Store {
             })?;
         let bytes = crate::storage::read_exact(&*file, 0, SUPERBLOCK_LEN)
             .map_err(io_error(&place, "read", SUPERBLOCK))?;
-        let named = || format!("the file `{SUPERBLOCK}` of {place}");
-        let superblock = Superblock::parse(&bytes).map_err(|e| format_error(named())(e))?;
+        let superblock =
+            Superblock::parse(&bytes).map_err(format_error(format!("{place}/{SUPERBLOCK}")))?;
         let guard = lock(&*storage)?;
         Self::with(storage, guard, superblock, options, index)
     }

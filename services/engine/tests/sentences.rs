@@ -14,6 +14,7 @@ fn each_names_its_object_and_the_next_step() {
     let reason = || "it is damaged".to_owned();
     let all = [
         Error::NoDatastore { place: place() },
+        Error::Headless { place: place() },
         Error::Occupied {
             place: place(),
             what: "a datastore".into(),

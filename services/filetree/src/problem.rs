@@ -52,7 +52,7 @@ impl Problem {
             }
             Errno::ACCESS | Errno::PERM => (
                 ProblemKind::Unreadable,
-                "run the agent as root, or give its user the right to read it",
+                "run the backup as root, or give its user the right to read it",
             ),
             Errno::LOOP | Errno::NOTDIR => (
                 ProblemKind::Unreadable,
@@ -113,7 +113,7 @@ mod tests {
         assert_eq!(
             problem.to_string(),
             "/srv/a\\nb\\xff\u{fc}: cannot be opened (Permission denied); \
-             run the agent as root, or give its user the right to read it"
+             run the backup as root, or give its user the right to read it"
         );
         assert_eq!(shown(b""), ".");
     }

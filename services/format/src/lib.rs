@@ -103,12 +103,12 @@ pub enum FormatError {
 }
 
 impl FormatError {
-    /// Of a version that this program does not know. Nobody ever wrote 0.
+    /// Of a version that is not the one there is. None was ever 0: that is damage.
     fn version(what: &'static str, found: u32) -> Self {
         match found {
             0 => Self::Field {
                 what,
-                field: "version",
+                field: "format version",
             },
             found => Self::Version { what, found },
         }

@@ -9,10 +9,9 @@ mod read;
 mod tree;
 mod walker;
 
-use super::{Outcome, Unlocked, answer, outcome, ratio, show, tell, work};
+use super::{Outcome, Unlocked, answer, in_parentheses, outcome, show, tell, work};
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use clap::builder::NonEmptyStringValueParser;
 use engine::{Progress, SnapshotInfo, SnapshotMeta, Store};
 use filetree::Pattern;
 use filetree::walk::{Options, Walk};
@@ -41,7 +40,7 @@ pub(crate) struct Backup {
     #[command(flatten)]
     store: Unlocked,
     /// What its snapshots are called together, such as the server's name
-    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, value_parser = group_name)]
     group: String,
     /// Read all files, also those whose metadata is as it was in the last backup
     #[arg(long)]
@@ -49,6 +48,18 @@ pub(crate) struct Backup {
     /// Directories, files, and block devices, whose content is then kept as a file
     #[arg(required = true)]
     paths: Vec<PathBuf>,
+}
+
+/// Longest name of a group, bytes: as long as a file's may be.
+const MAX_GROUP: usize = 255;
+
+fn group_name(text: &str) -> Result<String, String> {
+    match text.len() {
+        1..=MAX_GROUP => Ok(text.to_owned()),
+        length => Err(format!(
+            "it has {length} bytes; name it with 1 to {MAX_GROUP}"
+        )),
+    }
 }
 
 impl Backup {
@@ -67,6 +78,17 @@ impl Backup {
             bail!(
                 "{} is the datastore itself, or in it; name what is to be kept in it",
                 filetree::shown(path.as_os_str().as_bytes())
+            );
+        }
+        if let Some(own) = &own
+            && self
+                .paths
+                .iter()
+                .any(|path| std::fs::canonicalize(path).is_ok_and(|path| own.starts_with(path)))
+        {
+            eprintln!(
+                "strongroom: {} is the datastore itself, and left out",
+                own.display()
             );
         }
         let options = Options {
@@ -107,12 +129,12 @@ impl Backup {
             || {
                 println!("Snapshot {}", clear.id);
                 println!(
-                    "{}, {} in {seconds:.1} s; {} new, {} stored ({})",
+                    "{}, {} in {seconds:.1} s; {} new, {} stored{}",
                     show::count(clear.entries, "entry"),
                     show::size(clear.logical),
                     show::size(clear.unique),
                     show::size(clear.stored),
-                    ratio(clear.logical, clear.stored),
+                    in_parentheses(clear.logical, clear.stored),
                 );
                 if problem_count > 0 {
                     eprintln!("{}:", show::count(problem_count, "problem"));

@@ -1,16 +1,14 @@
 //! `strongroom store copy`.
 
 use super::backup::SOON;
-use super::{
-    Outcome, answer, open, open_to_read, options, outcome, refuse_same, show, tell, unread, work,
-};
+use super::{Outcome, answer, open, open_to_read, options, outcome, show, tell, unread, work};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use engine::storage::directory::Directory;
 use engine::{Copied, Error, Lacking, Progress, Store};
 use format::superblock::{Profile, Superblock};
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
@@ -84,7 +82,7 @@ impl Copy {
     /// Opens the copy, or begins it.
     fn target(&self, store: &Store) -> Result<Store> {
         let target = self.target.display();
-        refuse_same(&self.dir, &self.target)?;
+        refuse_itself(&self.dir, &self.target)?;
         let directory = Directory::create(&self.target);
         let directory = Arc::new(directory.with_context(|| format!("{target} cannot be made"))?);
         let is_none =
@@ -108,6 +106,18 @@ impl Copy {
         }
         Ok(opened)
     }
+}
+
+/// Refuses the datastore's own directory where that of another copy is meant.
+pub(super) fn refuse_itself(dir: &Path, copy: &Path) -> Result<()> {
+    let whole = |path: &Path| std::fs::canonicalize(path).ok();
+    if whole(dir).is_some_and(|dir| whole(copy) == Some(dir)) {
+        bail!(
+            "{} is the datastore itself; name another directory, for its copy",
+            copy.display()
+        );
+    }
+    Ok(())
 }
 
 /// Sums up what there is to copy, once that is worth knowing. What snapshots say of themselves is of no

@@ -187,7 +187,7 @@ impl Lock {
             json!({ "snapshot": id.to_string(), "locked_until": until }),
             || {
                 println!(
-                    "Snapshot {id} is locked until {}: forget, prune and gc leave it alone, and no lock ends earlier than it was made for.",
+                    "Snapshot {id} is locked until {}: nothing removes it before that, and the time can only be moved later.",
                     show::time(until)
                 );
             },
@@ -223,15 +223,19 @@ pub(super) fn gc(dir: &Path, dry_run: bool, json: bool) -> Result<Outcome> {
                 if dry_run { "would be " } else { "" },
                 if done.more { "at least " } else { "" },
             );
-            println!(
-                "{least}{} ({}) needed by no snapshot; {least}{} {would}freed, {} {would}copied out of {}; {} of garbage left in packs that are mostly needed",
-                show::count(done.chunks, "chunk"),
-                show::size(done.bytes),
-                show::size(done.freed),
-                show::size(done.copied),
-                show::count(done.packs, "pack"),
-                show::size(done.left),
-            );
+            if (done.chunks, done.packs, done.left) == (0, 0, 0) {
+                println!("There is no garbage.");
+            } else {
+                println!(
+                    "{least}{} ({}) needed by no snapshot; {least}{} {would}freed, {} {would}copied out of {}; {} of garbage left in packs that are mostly needed",
+                    show::count(done.chunks, "chunk"),
+                    show::size(done.bytes),
+                    show::size(done.freed),
+                    show::size(done.copied),
+                    show::count(done.packs, "pack"),
+                    show::size(done.left),
+                );
+            }
             tell(&done.findings, done.findings.len() as u64);
         },
     )?;

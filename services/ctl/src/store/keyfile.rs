@@ -15,25 +15,34 @@ const MAX_TEXT: usize = MAX_KEYSET_LEN * 4;
 
 /// Writes a new key file, mode 0600, durable on return.
 pub(super) fn create(path: &Path, keyset: &Keyset) -> Result<()> {
-    let write = || -> std::io::Result<()> {
-        let mut options = OpenOptions::new();
-        let mut file = options
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)?;
+    let failed = || format!("the key file {} cannot be written", path.display());
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    let mut file = options.open(path).with_context(failed)?;
+    let mut write = || -> std::io::Result<()> {
         file.write_all(keyset.to_text().as_bytes())?;
         file.sync_all()?;
         let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
         File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
     };
-    write().with_context(|| format!("the key file {} cannot be written", path.display()))
+    let written = write();
+    if written.is_err() {
+        // a part of a key looks like a key file, and opens nothing
+        let _ = std::fs::remove_file(path);
+    }
+    written.with_context(failed)
 }
 
 /// Reads a key file; says so when others than its owner may read it.
 pub(super) fn read(path: &Path) -> Result<Keyset> {
     let failed = || format!("the key file {} cannot be read", path.display());
-    let mut file = File::open(path).with_context(failed)?;
+    let mut file = match File::open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => bail!(
+            "the key file {} is not there; it is the one that `strongroom store init` wrote, and a copy of it will do",
+            path.display()
+        ),
+        file => file.with_context(failed)?,
+    };
     let metadata = file.metadata().with_context(failed)?;
     // room at once, so that no copy is left behind by growing
     let mut bytes = Zeroizing::new(vec![0; MAX_TEXT]);

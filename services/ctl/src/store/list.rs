@@ -164,6 +164,13 @@ impl Verify {
                 );
                 tell(&report.findings, report.finding_count);
                 report.lost.iter().for_each(tell_lost);
+                if report.finding_count > 0 {
+                    eprintln!(
+                        "`strongroom store repair {} --from DIR2` brings what is damaged from a copy; without a \
+                         copy back up again, which stores anew what is still there",
+                        self.dir.display()
+                    );
+                }
             },
         )?;
         Ok(outcome(report.finding_count))

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 const BAR: Duration = Duration::from_millis(150);
 const LINE: Duration = Duration::from_secs(10);
 
-const SPINNER: &str = "{spinner} {decimal_bytes}  {decimal_bytes_per_sec}  {msg}";
-const WHOLE: &str = "{spinner} {bar:20} {percent:>3} %  {decimal_bytes} of \
-                     {decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left  {msg}";
+/// What of the message does not fit is cut off: a line that wraps is not overwritten by the next one.
+const SPINNER: &str = "{spinner} {wide_msg}";
+const WHOLE: &str = "{spinner} {bar:10} {percent:>3} %  {wide_msg}";
 
 /// Shows an operation's counters until dropped.
 pub(crate) struct Meter {
@@ -39,7 +39,7 @@ impl Meter {
                 let total = Some(total).filter(|total| *total >= counts.bytes);
                 let total = total.unwrap_or(0);
                 match &bar {
-                    Some(bar) => move_bar(bar, counts, total),
+                    Some(bar) => move_bar(bar, counts, total, began.elapsed()),
                     None => eprintln!("{}", line(counts, total, began.elapsed())),
                 }
             }
@@ -68,14 +68,14 @@ impl Drop for Meter {
     }
 }
 
-fn move_bar(bar: &ProgressBar, counts: Counts, total: u64) {
+fn move_bar(bar: &ProgressBar, counts: Counts, total: u64, elapsed: Duration) {
     let style = ProgressStyle::with_template(if total > 0 { WHOLE } else { SPINNER });
     bar.set_style(style.expect("a fixed template"));
     if total > 0 {
         bar.set_length(total);
     }
     bar.set_position(counts.bytes);
-    bar.set_message(dedup(counts));
+    bar.set_message(line(counts, total, elapsed));
     bar.tick();
 }
 
@@ -84,8 +84,9 @@ fn dedup(counts: Counts) -> String {
     if counts.stored == 0 {
         return String::new();
     }
-    let whole = super::ratio(counts.bytes, counts.stored);
-    format!("{} new, {whole}", show::size(counts.unique))
+    let ratio = super::ratio(counts.bytes, counts.stored);
+    let ratio = ratio.map_or_else(String::new, |ratio| format!(", {ratio}"));
+    format!("{} new{ratio}", show::size(counts.unique))
 }
 
 fn line(counts: Counts, total: u64, elapsed: Duration) -> String {

@@ -182,6 +182,12 @@ fn init(dir: &Path, key_file: &Path, profile: End, json: bool) -> Result<Outcome
                     "Its key is in {}. Without that file nothing can be restored: keep a copy elsewhere.",
                     key_file.display()
                 );
+            } else {
+                println!(
+                    "Its key was in {0} already, so it is a copy of what else has this key, to be filled by `strongroom \
+                     store copy`. For a datastore of its own name a key file that is not there.",
+                    key_file.display()
+                );
             }
         },
     )?;
@@ -193,18 +199,6 @@ fn at(dir: &Path) -> Result<Arc<Directory>> {
     Ok(Arc::new(
         Directory::open(dir).with_context(|| unusable(dir))?,
     ))
-}
-
-/// Refuses a datastore as a copy of itself.
-fn refuse_same(dir: &Path, copy: &Path) -> Result<()> {
-    let own = std::fs::canonicalize(dir);
-    if own.is_ok_and(|own| std::fs::canonicalize(copy).is_ok_and(|copy| copy == own)) {
-        bail!(
-            "{} is the datastore itself; name the directory of another copy",
-            copy.display()
-        );
-    }
-    Ok(())
 }
 
 /// Refuses a path within the datastore, where nothing of others belongs.
@@ -362,12 +356,15 @@ fn texts(ids: &[impl ToString]) -> Vec<String> {
     ids.iter().map(ToString::to_string).collect()
 }
 
-/// How many times as large the first is: `3.4:1`.
-fn ratio(whole: u64, part: u64) -> String {
-    match part {
-        0 => "-".into(),
-        part => format!("{:.1}:1", whole as f64 / part as f64),
-    }
+/// How many times as large the first is, `3.4:1`, where it is larger.
+fn ratio(whole: u64, part: u64) -> Option<String> {
+    let times = whole as f64 / part as f64;
+    (part > 0 && times >= 1.05).then(|| format!("{times:.1}:1"))
+}
+
+/// A ratio after what was stored, if there is any.
+fn in_parentheses(whole: u64, part: u64) -> String {
+    ratio(whole, part).map_or_else(String::new, |ratio| format!(" ({ratio})"))
 }
 
 /// A sentence for each snapshot that cannot be read.

@@ -1,8 +1,9 @@
 //! `strongroom store repair`.
 
+use super::copy::refuse_itself;
 use super::{
-    Outcome, answer, at, keyfile, list, open_to_read, opening, outcome, refuse_same, show, tell,
-    texts, unread, work,
+    Outcome, answer, at, keyfile, list, open_to_read, opening, outcome, show, tell, texts, unread,
+    work,
 };
 use anyhow::{Result, bail};
 use clap::Args;
@@ -37,7 +38,7 @@ impl Repair {
     pub(super) fn run(&self, json: bool) -> Result<Outcome> {
         let began = Instant::now();
         if let Some(from) = &self.from {
-            refuse_same(&self.dir, from)?;
+            refuse_itself(&self.dir, from)?;
         }
         let keyset = self.key_file.as_deref().map(keyfile::read).transpose()?;
         let from = self.from.as_deref().map(open_to_read).transpose()?;
@@ -134,10 +135,12 @@ impl Repair {
             return opened.map(|(store, anew)| (store, mended, anew));
         };
         let may_be_mended = |error: &anyhow::Error| {
-            use Error::{Format, Headless, Io, Newer};
+            use Error::{Format, Headless, Io, Newer, NoDatastore};
             matches!(
                 error.downcast_ref(),
-                Some(Format { .. } | Newer { .. } | Headless { .. } | Io { .. })
+                Some(
+                    Format { .. } | Newer { .. } | Headless { .. } | NoDatastore { .. } | Io { .. }
+                )
             )
         };
         let (store, anew) = match opened {

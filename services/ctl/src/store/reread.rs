@@ -18,6 +18,7 @@ use std::path::Path;
 #[derive(Default)]
 pub(super) struct Reread {
     pub(super) files: u64,
+    /// Of data, without the holes.
     pub(super) bytes: u64,
     /// Files that are not as the snapshot has them.
     pub(super) different: u64,
@@ -48,7 +49,7 @@ pub(super) fn compare(
             .map_err(|e| format!("cannot be read again ({e}); restore it again"))
             .and_then(|file| matches(store, &entry, &content, file, &mut buffer, progress));
         match same {
-            Ok(()) => done.bytes += entry.size,
+            Ok(bytes) => done.bytes += bytes,
             Err(_) if progress.check().is_err() => break,
             Err(sentence) => {
                 done.different += 1;
@@ -84,6 +85,7 @@ fn file_at(target: &OwnedFd, path: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
+/// Holds a file against its entry; answers its bytes of data.
 fn matches(
     store: &Store,
     entry: &Entry,
@@ -91,7 +93,7 @@ fn matches(
     mut file: File,
     buffer: &mut [u8],
     progress: &Progress,
-) -> Result<(), String> {
+) -> Result<u64, String> {
     let length = file.metadata().map_err(|e| e.to_string())?.len();
     if length != entry.size {
         return Err(format!(
@@ -100,15 +102,15 @@ fn matches(
         ));
     }
     let mut extents = store.pieces(entry, content).map_err(|e| e.to_string())?;
-    let mut at = 0;
+    let (mut at, mut bytes) = (0, 0);
     while let Some(extent) = extents.next_extent().map_err(|e| e.to_string())? {
         progress.check().map_err(|e| e.to_string())?;
         let data = format::extents::data_of(&extent);
         let (same, length) = match extent {
             Extent::Data { digest, length } => {
-                let bytes = &mut buffer[..length as usize];
-                file.read_exact(bytes).map_err(|e| e.to_string())?;
-                let found = store.digest_of(bytes).map_err(|e| e.to_string())?;
+                let piece = &mut buffer[..length as usize];
+                file.read_exact(piece).map_err(|e| e.to_string())?;
+                let found = store.digest_of(piece).map_err(|e| e.to_string())?;
                 (found == digest, u64::from(length))
             }
             Extent::Hole { length } => (
@@ -123,9 +125,10 @@ fn matches(
             ));
         }
         at += length;
+        bytes += data;
         progress.add_bytes(data);
     }
-    Ok(())
+    Ok(bytes)
 }
 
 /// Whether a stretch reads as zeros; what the file system says is a hole is taken at its word.

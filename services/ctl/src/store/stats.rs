@@ -1,10 +1,13 @@
 //! `strongroom store stats`.
 
-use super::{Outcome, answer, group_of, open_to_read, open_with_key, outcome, ratio, show};
+use super::{
+    Outcome, answer, group_of, in_parentheses, open_to_read, open_with_key, outcome, show,
+};
 use anyhow::Result;
 use clap::Args;
 use engine::SnapshotInfo;
 use format::GroupId;
+use format::superblock::Profile;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -37,6 +40,10 @@ impl Stats {
         let groups = groups(&snapshots);
         let (sums, index) = (store.stats()?, store.index_size()?);
         let (logical, totals) = (sums.logical, sums.totals);
+        let profile = match store.superblock().profile {
+            Profile::Site => "site",
+            Profile::Centre => "centre",
+        };
         let documents: Vec<_> = groups
             .iter()
             .map(|(id, group)| group.document(id))
@@ -44,13 +51,15 @@ impl Stats {
         answer(
             json,
             json!({
-                "datastore": store.datastore().to_string(), "snapshots": snapshots.len(),
+                "datastore": store.datastore().to_string(), "profile": profile,
+                "snapshots": snapshots.len(),
                 "unreadable": unreadable.len(), "logical": logical,
                 "chunks": totals.chunks, "unique": totals.unique, "stored": totals.stored,
                 "index_memory": index.memory, "index_disk": index.disk, "groups": documents,
             }),
             || {
                 println!("Datastore {}", store.datastore());
+                println!("Profile   {profile}");
                 println!("Snapshots {}", snapshots.len());
                 println!("Logical   {}", show::size(logical));
                 println!(
@@ -59,9 +68,9 @@ impl Stats {
                     show::count(totals.chunks, "chunk")
                 );
                 println!(
-                    "Stored    {} ({})",
+                    "Stored    {}{}",
                     show::size(totals.stored),
-                    ratio(logical, totals.stored)
+                    in_parentheses(logical, totals.stored)
                 );
                 println!(
                     "Index     {} in memory, {} on disk\n",

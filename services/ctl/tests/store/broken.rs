@@ -133,8 +133,9 @@ fn of_two_writers_the_second_is_told_by_whom_the_datastore_is_held() {
         &["recover", "s"],
     ] {
         let (_, error) = bench.ends(second, 2);
-        let told =
-            format!("is in use by process {pid} (strongroom); wait until that ends, or end it\n");
+        let told = format!(
+            "is in use by process {pid} (strongroom); wait for that to end, or end it if it is a mount or a daemon\n"
+        );
         assert!(
             error.ends_with(&told) && error.lines().count() == 1,
             "{error}"
@@ -189,10 +190,7 @@ fn what_a_later_release_wrote_is_refused_with_that_word() {
         &["verify", "s", "--key-file", "k"],
     ] {
         let (_, error) = bench.ends(command, 2);
-        assert_eq!(
-            error,
-            format!("strongroom: the file `datastore` of s {UPDATE}")
-        );
+        assert_eq!(error, format!("strongroom: s/datastore {UPDATE}"));
     }
 }
 

@@ -255,7 +255,7 @@ fn what_cannot_be_printed_is_told_in_a_sentence() {
         .unwrap();
     let (_, error) = told(&out, 2);
     assert!(
-        error.contains("cannot be printed (No space left"),
+        error.contains("standard output cannot be written (No space left"),
         "{error}"
     );
     assert_eq!(error.lines().count(), 1, "{error}");

@@ -153,10 +153,10 @@ impl Storage for Directory {
     }
 }
 
-/// A process by its number, and what it runs where that can be told.
+/// A process by its number, and by the name of what runs in it as far as that is known.
 fn process(number: u32) -> String {
     match fs::read_to_string(format!("/proc/{number}/comm")) {
-        Ok(name) => format!("process {number} ({})", name.trim_end()),
+        Ok(name) => format!("process {number} ({})", name.trim_end().escape_debug()),
         Err(_) => format!("process {number}"),
     }
 }

@@ -87,7 +87,7 @@ fn packs_that_were_cut_off_or_are_gone_lose_what_was_in_them_and_heal() {
                 let named = text.contains(&pack) || length.is_none() || recovered;
                 assert!(named, "{text}");
                 let error = restored(&store, rig.id).unwrap_err();
-                let words = [&pack[..], "is not in the datastore; run verify"];
+                let words = [&pack[..], "is not in the datastore; another copy"];
                 assert!(words.iter().any(|w| told(&error).contains(w)), "{error}");
                 // the next backup brings what is missing, and the snapshot is whole again
                 let again = back_up(&store, &rig.tree).unwrap();
@@ -178,11 +178,11 @@ fn files_of_elsewhere_are_left_alone_and_told() {
     let mut expected = [
         belongs,
         format!(
-            "{renamed} cannot be used; repair it from another copy of the datastore: \
+            "{renamed} cannot be used; another copy may have it whole, and repair takes it from there: \
              this snapshot has a wrong name"
         ),
         format!(
-            "{} cannot be used; repair it from another copy of the datastore: \
+            "{} cannot be used; another copy may have it whole, and repair takes it from there: \
              this is no Strongroom snapshot",
             garbage[1]
         ),
@@ -231,7 +231,7 @@ fn a_datastore_of_a_later_release_is_refused_by_name() {
     ] {
         assert_eq!(
             told(&refused.unwrap_err()),
-            format!("the file `datastore` of the simulated disk {UPDATE}")
+            format!("the simulated disk/datastore {UPDATE}")
         );
     }
     assert_eq!(disk.names(), before);

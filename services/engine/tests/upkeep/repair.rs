@@ -69,7 +69,7 @@ impl Pair {
 fn opened(disk: &Simulated, like: &Superblock) -> (Store, bool) {
     match Store::open(Arc::new(disk.clone()), options()) {
         Ok(store) => (store, false),
-        Err(Error::Format { .. } | Error::Newer { .. } | Error::NoDatastore { .. }) => {
+        Err(Error::Format { .. } | Error::Newer { .. } | Error::Headless { .. }) => {
             Store::mend_superblock(disk, like).unwrap();
             (open(disk), true)
         }

@@ -123,7 +123,7 @@ impl Attributes {
             }
             Err(errno) => {
                 let sentence = format!(
-                    "its extended attributes cannot be read ({}); run the agent as root, or check the file system",
+                    "its extended attributes cannot be read ({}); run the backup as root, or check the file system",
                     errno_text(errno)
                 );
                 Some(Problem::new(

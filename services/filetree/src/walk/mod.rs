@@ -293,6 +293,10 @@ impl Walk {
                 let length = content::device_length(&dir, name);
                 let what = "is a device that cannot be opened";
                 let length = length.map_err(|errno| Problem::reading(&source, what, errno))?;
+                if length == 0 {
+                    let sentence = "is a device of 0 bytes; attach or open what is to be behind it, and back up again";
+                    return Err(Problem::new(&source, ProblemKind::Unreadable, sentence));
+                }
                 stat.st_size = length.cast_signed();
                 // it does not tell what of it is in use
                 stat.st_blocks = (length / 512).cast_signed();

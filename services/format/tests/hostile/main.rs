@@ -208,9 +208,17 @@ fn frames_are_of_their_datastore_alone() {
 }
 
 #[test]
-fn a_newer_version_is_told_by_name() {
+fn a_newer_version_is_told_by_name_and_none_is_0() {
+    versions(
+        2,
+        " has format version 2; a newer Strongroom wrote it, update this one",
+    );
+    versions(0, " has a wrong format version");
+}
+
+fn versions(version: u8, words: &str) {
     let newer = |mut bytes: Vec<u8>, at: usize| {
-        bytes[at] = 2;
+        bytes[at] = version;
         bytes
     };
     // a pack's header is held against its check first: a flipped bit there is no newer version
@@ -226,10 +234,7 @@ fn a_newer_version_is_told_by_name() {
         Snapshot::parse(newer(snapshot(true), 8)).unwrap_err(),
     ] {
         let told = error.to_string();
-        assert!(
-            told.ends_with("has format version 2; a newer Strongroom wrote it, update this one"),
-            "{told}"
-        );
+        assert!(told.ends_with(words), "{told}");
     }
 }
 

@@ -63,10 +63,7 @@ impl Mount {
             work::leave_signals();
             let session = Session::new(serve::Served(tree.clone()), &mountpoint, &self.options())
                 .map_err(|error| refused(error, &mountpoint))?;
-            let (tell_end, mut ended) = oneshot::channel();
-            std::thread::Builder::new()
-                .name("mount".into())
-                .spawn(move || tell_end.send(session.run()))?;
+            // as long as the session is ours: it is unmounted where this cannot be printed
             answer(
                 json,
                 json!({ "mountpoint": path_json(place), "snapshots": count, "unreadable": bad }),
@@ -80,6 +77,10 @@ impl Mount {
                     tell_unread(&bad);
                 },
             )?;
+            let (tell_end, mut ended) = oneshot::channel();
+            std::thread::Builder::new()
+                .name("mount".into())
+                .spawn(move || tell_end.send(session.run()))?;
             let mut asked = false;
             loop {
                 tokio::select! {
