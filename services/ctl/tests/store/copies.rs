@@ -49,7 +49,7 @@ fn what_is_no_copy_is_refused_and_damage_is_told() {
     bench.good(&["init", "other", "--key-file", "k2"]);
     for (target, words) in [
         ("other", "not a copy of"),
-        ("s", "s is the datastore itself; choose another directory"),
+        ("s", "s is the datastore itself; name another directory"),
         ("s/../s", "is the datastore itself"),
         (
             "source",
@@ -108,6 +108,15 @@ fn a_datastore_is_healed_from_its_copy_whatever_file_is_damaged() {
     bench.good(&["verify", "s", "--key-file", "k"]);
     bench.good(&["restore", "s", "--key-file", "k", "latest", "back"]);
     assert_eq!(compare(&source, &bench.at("back")).unwrap().differences, []);
+    // a datastore file that is gone is no reason to make another datastore
+    fs::remove_file(bench.at("s/datastore")).unwrap();
+    let (_, error) = bench.ends(&["snapshots", "s"], 2);
+    assert!(
+        error.contains("its file `datastore` is lost; `strongroom store repair s --from DIR2`"),
+        "{error}"
+    );
+    let repaired = bench.json(&["repair", "s", "--from", "far"]);
+    assert_eq!(repaired["datastore_file_mended"], true);
     // there is nothing to do now, and no other datastore is of help
     let said = bench.good(&["repair", "s", "--from", "far", "--key-file", "k"]);
     assert!(
@@ -115,6 +124,13 @@ fn a_datastore_is_healed_from_its_copy_whatever_file_is_damaged() {
         "{said}"
     );
     bench.good(&["init", "other", "--key-file", "k2"]);
+    for own in ["s", "far/../s"] {
+        let (_, error) = bench.ends(&["repair", "s", "--from", own], 2);
+        assert!(
+            error.contains("is the datastore itself; name another"),
+            "{error}"
+        );
+    }
     let (_, error) = bench.ends(&["repair", "s", "--from", "other"], 2);
     assert!(error.contains("cannot be healed from"), "{error}");
 }
