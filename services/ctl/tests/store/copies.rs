@@ -115,6 +115,15 @@ fn a_datastore_is_healed_from_its_copy_whatever_file_is_damaged() {
     bench.good(&["verify", "s", "--key-file", "k"]);
     bench.good(&["restore", "s", "--key-file", "k", "latest", "back"]);
     assert_eq!(compare(&source, &bench.at("back")).unwrap().differences, []);
+    // a datastore file that is gone is no reason to make another datastore
+    fs::remove_file(bench.at("s/datastore")).unwrap();
+    let (_, error) = bench.ends(&["snapshots", "s"], 2);
+    assert!(
+        error.contains("its file `datastore` is lost; `strongroom store repair s --from DIR2`"),
+        "{error}"
+    );
+    let repaired = bench.json(&["repair", "s", "--from", "far"]);
+    assert_eq!(repaired["datastore_file_mended"], true);
     // there is nothing to do now, and no other datastore is of help
     let said = bench.good(&["repair", "s", "--from", "far", "--key-file", "k"]);
     assert!(
@@ -122,6 +131,13 @@ fn a_datastore_is_healed_from_its_copy_whatever_file_is_damaged() {
         "{said}"
     );
     bench.good(&["init", "other", "--key-file", "k2"]);
+    for own in ["s", "far/../s"] {
+        let (_, error) = bench.ends(&["repair", "s", "--from", own], 2);
+        assert!(
+            error.contains("is the datastore itself; name another"),
+            "{error}"
+        );
+    }
     let (_, error) = bench.ends(&["repair", "s", "--from", "other"], 2);
     assert!(error.contains("cannot be healed from"), "{error}");
 }

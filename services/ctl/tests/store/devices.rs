@@ -41,6 +41,20 @@ impl Drop for Loop {
 }
 
 #[test]
+fn a_device_with_nothing_behind_it_is_told() {
+    let bench = Bench::new();
+    fs::write(bench.at("empty"), "").unwrap();
+    let Some(device) = Loop::over(&bench.at("empty")) else {
+        return;
+    };
+    let named = device.0.to_str().unwrap();
+    let all = ["backup", "s", "--key-file", "k", "--group", "g", named];
+    let (_, error) = bench.ends(&all, 1);
+    let words = format!("1 problem:\n  {named}: is a device of 0 bytes; attach or open");
+    assert!(error.starts_with(&words), "{error}");
+}
+
+#[test]
 fn a_block_device_is_kept_by_what_is_on_it_and_read_again_each_time() {
     let bench = Bench::new();
     let image = bench.at("image");

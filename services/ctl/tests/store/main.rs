@@ -13,6 +13,7 @@ mod mounted;
 mod schema;
 mod signals;
 mod unchanged;
+mod words;
 
 use bench::{Bench, told};
 use engine::storage::directory::Directory;
@@ -184,7 +185,7 @@ fn what_cannot_be_is_refused_by_a_sentence_and_changes_nothing() {
         ),
         (
             &backup("none", "file"),
-            "the key file none cannot be read: No such file",
+            "the key file none is not there; it is the one that `strongroom store init` wrote, and a copy",
         ),
         (
             &backup("file", "file"),
@@ -238,7 +239,12 @@ fn a_datastore_in_use_says_by_whom() {
     let directory = Directory::open(&bench.at("s")).unwrap();
     let held = Store::open(Arc::new(directory), Options::default()).unwrap();
     let (_, error) = bench.ends(&["snapshots", "s"], 2);
-    let words = format!("is in use by process {} (store-", std::process::id());
+    let name = fs::read_to_string("/proc/self/comm").unwrap();
+    let words = format!(
+        "is in use by process {} ({}); wait for that to end, or end it if it is a mount or a daemon",
+        std::process::id(),
+        name.trim_end()
+    );
     assert!(error.contains(&words), "{error}");
     drop(held);
     bench.good(&["snapshots", "s"]);
@@ -352,7 +358,10 @@ fn damage_is_found_without_a_key_and_restored_around() {
         "{error}"
     );
     let (_, error) = bench.ends(&["verify", "s", "--key-file", "k"], 1);
-    let words = format!("snapshot {id}, 1 file damaged:\n  large\n");
+    let words = format!(
+        "snapshot {id}, 1 file damaged:\n  large\n`strongroom store repair s --from DIR2` brings what is \
+         damaged from a copy; without a copy back up again, which stores anew what is still there\n"
+    );
     assert!(error.ends_with(&words), "{error}");
     // the next backup stores anew what is broken, and heals the snapshot
     bench.backup(&source);
@@ -488,7 +497,19 @@ fn holes_of_a_hundred_gigabytes_are_nothing() {
     fs::write(source.join("empty"), b"").unwrap();
     let made = bench.backup(&source);
     assert!(made["logical"].as_u64() < Some(1 << 20), "{made}");
-    bench.restore_latest("back");
+    let restore = [
+        "restore",
+        "s",
+        "--key-file",
+        "k",
+        "latest",
+        "back",
+        "--verify",
+    ];
+    let restored = bench.json(&restore);
+    // data, without the holes
+    assert_eq!(restored["reread_bytes"], restored["bytes"]);
+    assert!(restored["bytes"].as_u64() < Some(1 << 20), "{restored}");
     let back = fs::File::open(bench.at("back/sparse")).unwrap();
     let found = back.metadata().unwrap();
     assert_eq!((found.len(), found.blocks()), (length, taken));
@@ -526,7 +547,11 @@ fn a_backup_leaves_its_own_datastore_out() {
         );
     }
     fs::write(bench.at("file"), "x").unwrap();
-    bench.backup(bench.temp.path());
+    let all = bench.temp.path().to_str().unwrap();
+    let all = ["backup", "s", "--key-file", "k", "--group", "g", all];
+    let (_, error) = bench.ends(&all, 0);
+    let words = "/s is the datastore itself, and left out\n";
+    assert!(error.ends_with(words), "{error}");
     let outside = TempDir::new().unwrap();
     let target = outside.path().to_str().unwrap();
     bench.good(&["restore", "s", "--key-file", "k", "latest", target]);
