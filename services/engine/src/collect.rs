@@ -87,18 +87,9 @@ impl Store {
         let mut is_full = false;
         loop {
             let (marks, changes) = self.bury(progress)?;
-            if !is_full {
-                is_full = unless_full(index.flush())?.is_none();
-                if index.writable().is_err() {
-                    // opened again it knows of no burial; made anew, where there is no room even for that
-                    if unless_full(self.reopen_index())?.is_none() {
-                        self.remove(&self.of_no_use()?)?;
-                    }
-                    continue;
-                }
-            }
-            if is_full {
-                self.make_room(&mut sum)?;
+            is_full = is_full || unless_full(index.flush())?.is_none();
+            if is_full && !self.make_room(&mut sum)? {
+                continue;
             }
             sum.chunks += marks.dead.len() as u64;
             sum.bytes += marks.bytes();

@@ -41,7 +41,7 @@ pub struct Stats {
 pub struct Store {
     pub(crate) core: Arc<Core>,
     superblock: Superblock,
-    ingest: Mutex<Option<Arc<Ingest>>>,
+    pub(crate) ingest: Mutex<Option<Arc<Ingest>>>,
     /// Held by whoever gives packs up for new ones.
     pub(crate) collecting: Mutex<()>,
     _guard: Box<dyn Guard>,
@@ -246,7 +246,7 @@ impl Store {
     }
 
     /// Ends a pipeline that has failed, or whose index has, and opens the index again.
-    fn settle(&self, ingest: &mut Option<Arc<Ingest>>) -> Result<()> {
+    pub(crate) fn settle(&self, ingest: &mut Option<Arc<Ingest>>) -> Result<()> {
         let failed = match (&*ingest, self.core.index.writable()) {
             (Some(running), Ok(())) => running.is_broken(),
             (Some(running), Err(error)) => {

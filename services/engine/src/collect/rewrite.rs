@@ -1,7 +1,7 @@
 //! Packs that hold garbage give way to ones that hold none, and many short ones to one.
 
 use super::Collected;
-use crate::core::{PACKS, pack_name};
+use crate::core::{PACKS, locked, pack_name};
 use crate::error::{Error, Result, unless_full};
 use crate::index::{Location, Move, Pack};
 use crate::pack::{MOST_FRAMES, MOST_REFERENCES, OpenPack};
@@ -236,12 +236,12 @@ impl Store {
     }
 
     /// Packs that hold garbage alone.
-    pub(super) fn of_no_use(&self) -> Result<Packs> {
+    fn of_no_use(&self) -> Result<Packs> {
         let index = &self.core.index;
         index.packs_that(|_, pack| pack.bytes > 0 && pack.dead == pack.bytes)
     }
 
-    pub(super) fn remove(&self, packs: &[(u32, Pack)]) -> Result<()> {
+    fn remove(&self, packs: &[(u32, Pack)]) -> Result<()> {
         let core = &self.core;
         for (_, pack) in packs {
             let name = pack_name(pack.id);
@@ -254,10 +254,20 @@ impl Store {
     }
 
     /// Where a full disk took no burial: packs that hold garbage alone go before the index says so, which
-    /// is then written. If power fails in between, it is made anew.
-    pub(super) fn make_room(&self, sum: &mut Collected) -> Result<()> {
+    /// is then written. If power fails in between, it is made anew. Says whether the burial still stands.
+    pub(super) fn make_room(&self, sum: &mut Collected) -> Result<bool> {
         let index = &self.core.index;
         index.stop_merging();
+        // nobody opens the index again meanwhile, which brings back what is not buried durably
+        let mut ingest = locked(&self.ingest);
+        if index.writable().is_err() {
+            if unless_full(self.settle(&mut ingest))?.is_none() {
+                // there is no room even to open it, and it still knows of the burial
+                self.remove(&self.of_no_use()?)?;
+                self.settle(&mut ingest)?;
+            }
+            return Ok(false);
+        }
         let going = self.of_no_use()?;
         self.remove(&going)?;
         let from: Vec<u32> = going.iter().map(|(number, _)| *number).collect();
@@ -266,12 +276,12 @@ impl Store {
         if index.writable().is_err() {
             // opened again it misses packs, so it is made anew
             unless_full(written)?;
-            self.reopen_index()?;
+            self.settle(&mut ingest)?;
         } else {
             written?;
         }
         sum.left += going.iter().map(|(_, p)| u64::from(p.dead)).sum::<u64>();
         sum.add(&going);
-        Ok(())
+        Ok(true)
     }
 }
