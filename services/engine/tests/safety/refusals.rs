@@ -233,7 +233,10 @@ fn a_datastore_of_a_later_release_is_refused_by_name() {
         try_open(&disk, &rig.keys).map(drop),
         Store::recover(Arc::new(disk.clone()), options(), &Progress::default()).map(drop),
     ] {
-        assert_eq!(told(&refused.unwrap_err()), format!("datastore {UPDATE}"));
+        assert_eq!(
+            told(&refused.unwrap_err()),
+            format!("the simulated disk/datastore {UPDATE}")
+        );
     }
     assert_eq!(disk.names(), before);
 }
