@@ -34,6 +34,7 @@ pub(crate) fn run(work: &Path, chunks: u64, pack_size: u32, without: &[String]) 
     // what an interruption left
     remove(work)?;
     fs::create_dir_all(work.join("small"))?;
+    fs::create_dir(work.join("other"))?;
     let measured = work_through(work, chunks, pack_size, without);
     remove(work)?;
     measured
@@ -51,8 +52,10 @@ fn work_through(work: &Path, chunks: u64, pack_size: u32, without: &[String]) ->
     let made = began.elapsed().as_secs_f64();
     println!("{chunks} chunks in packs of {pack_size} bytes, made in {made:.0} s");
     for file in 0..500 {
-        let noise = Random::new(file).bytes(20_000);
-        fs::write(work.join(format!("small/{file}")), noise)?;
+        for (dir, seed) in [("small", file), ("other", 500 + file)] {
+            let noise = Random::new(seed).bytes(20_000);
+            fs::write(work.join(format!("{dir}/{file}")), noise)?;
+        }
     }
     let before = stats(work)?;
     println!("\n| operation | seconds | CPU seconds | MiB at most |\n|---|---|---|---|");
@@ -80,6 +83,12 @@ fn work_through(work: &Path, chunks: u64, pack_size: u32, without: &[String]) ->
         ("verify --sample 1", "verify s --sample 1"),
         ("repair", "repair s"),
         ("gc, all packs new", "gc s"),
+        (
+            "backup, 500 others",
+            "backup s --key-file k --group other other",
+        ),
+        ("forget of these", "forget s latest"),
+        ("gc, 500 files are garbage", "gc s"),
         ("forget", &format!("forget s {gone}")),
         ("gc --dry-run", "gc s --dry-run"),
         ("gc, a fourth is garbage", "gc s"),

@@ -18,7 +18,7 @@ mod mark;
 mod rewrite;
 
 use crate::core::locked;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, unless_full};
 use crate::index::Burial;
 use crate::progress::Progress;
 use crate::recover::check_all_read;
@@ -83,9 +83,23 @@ impl Store {
     pub fn collect(&self, progress: &Progress) -> Result<Collected> {
         let _alone = locked(&self.collecting);
         check_all_read(&*self.core.storage)?;
-        let mut sum = Collected::default();
+        let (index, mut sum) = (&self.core.index, Collected::default());
+        let mut is_full = false;
         loop {
             let (marks, changes) = self.bury(progress)?;
+            if !is_full {
+                is_full = unless_full(index.flush())?.is_none();
+                if index.writable().is_err() {
+                    // opened again it knows of no burial; made anew, where there is no room even for that
+                    if unless_full(self.reopen_index())?.is_none() {
+                        self.remove(&self.of_no_use()?)?;
+                    }
+                    continue;
+                }
+            }
+            if is_full {
+                self.make_room(&mut sum)?;
+            }
             sum.chunks += marks.dead.len() as u64;
             sum.bytes += marks.bytes();
             sum.findings = changes.findings();
@@ -191,7 +205,10 @@ impl Store {
                     Ok(snapshot) => came.push((*id, snapshot.clear.root)),
                     // forgotten since
                     Err(Error::NoSnapshot { .. }) => {}
-                    Err(error) => return Err(error),
+                    Err(error) => {
+                        let (id, source) = (*id, Box::new(error));
+                        return Err(Error::Unknown { id, source });
+                    }
                 }
             }
         }

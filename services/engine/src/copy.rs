@@ -119,7 +119,7 @@ struct Open {
 /// Brings frames, with all that is below them, to where they are lacking.
 pub(crate) struct Copier<'a> {
     from: Sources<'a>,
-    into: Arc<Ingest>,
+    pub(crate) into: Arc<Ingest>,
     threads: usize,
     progress: &'a Progress,
     pub(crate) frames: AtomicU64,
@@ -191,6 +191,8 @@ impl Store {
         copied: &mut Copied,
         copier: &Copier<'_>,
     ) -> Result<()> {
+        // a pipeline that failed is told here: the next one knows nothing of it
+        copier.into.flush()?;
         for id in ready.drain(..) {
             let bytes = self.snapshot_bytes(id)?;
             copier.bytes.fetch_add(bytes.len() as u64, Relaxed);

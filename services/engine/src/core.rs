@@ -5,6 +5,7 @@ use crate::error::{Error, Result, format_error, io_error};
 use crate::holds::{Hold, Holds};
 use crate::index::{Index, Location};
 use crate::memory::Memory;
+use crate::progress::Progress;
 use crate::storage::{File, Storage, read_exact};
 use format::frame::{Frame, FrameKeys, Kind};
 use format::{DatastoreId, Digest, DigestKeys, FormatError, Keyset, PackId};
@@ -36,6 +37,8 @@ pub struct Options {
     pub clock: Arc<dyn clock::Source>,
     /// Most bytes that packs may take together; any number where there is none.
     pub quota: Option<u64>,
+    /// Counts what an opening reads of packs because its index is to be made anew, and cancels that.
+    pub opening: Arc<Progress>,
     /// Length at which a pack is closed, bytes; at most 512 MiB.
     pub pack_size: u32,
 }
@@ -49,6 +52,7 @@ impl Default for Options {
             index_batch: 16 << 10,
             clock: Arc::new(clock::System),
             quota: None,
+            opening: Arc::default(),
             pack_size: 64 << 20,
         }
     }

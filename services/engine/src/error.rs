@@ -41,7 +41,7 @@ pub enum Error {
     },
     /// The disk is full.
     #[error(
-        "the disk of {place} is full; the snapshots that are there are whole: make room on that disk, then run this again"
+        "the disk of {place} is full; the snapshots that are there are whole: make room on that disk, or forget some and collect, then run this again"
     )]
     Full {
         /// Where the datastore is.
@@ -59,7 +59,7 @@ pub enum Error {
         quota: u64,
     },
     /// The file system failed.
-    #[error("cannot {action} {name} of the datastore at {place}; look at the disk's health")]
+    #[error("cannot {action} {name} of the datastore at {place}; {}", next(source))]
     Io {
         /// What was tried.
         action: &'static str,
@@ -151,6 +151,17 @@ pub enum Error {
         /// The root of its tree.
         root: Digest,
     },
+    /// A snapshot that needs nobody knows what.
+    #[error(
+        "snapshot {id} cannot be read, so nobody knows what it needs and nothing is collected; repair from a copy, \
+         or forget the snapshot"
+    )]
+    Unknown {
+        /// Its name.
+        id: SnapshotId,
+        /// Why.
+        source: Box<Error>,
+    },
     /// What packs hold is not all known.
     #[error(
         "{place}: packs that its disk did not read when the index was made may hold what the index lacks, so nothing is removed; `recover` again if the disk reads them now, else replace it and `repair` from another copy"
@@ -230,6 +241,51 @@ pub enum Error {
     /// This backup stopped because of an earlier failure.
     #[error(transparent)]
     Stopped(Arc<Error>),
+}
+
+impl Error {
+    /// Whether a disk had no room.
+    pub(crate) fn is_full(&self) -> bool {
+        match self {
+            Self::Full { .. } => true,
+            Self::Stopped(first) => first.is_full(),
+            _ => false,
+        }
+    }
+
+    /// Whether it is that nothing can be written where the datastore is: what is there may still be read,
+    /// by [`ReadOnly`](crate::storage::read_only::ReadOnly).
+    pub fn is_read_only(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => may_read(source.kind()),
+            Self::Stopped(first) => first.is_read_only(),
+            full => full.is_full(),
+        }
+    }
+}
+
+fn may_read(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+    matches!(kind, PermissionDenied | ReadOnlyFilesystem)
+}
+
+/// Passes over that a disk is full, where what is not written now is later.
+pub(crate) fn unless_full<T>(done: Result<T>) -> Result<Option<T>> {
+    match done {
+        Err(error) if error.is_full() => Ok(None),
+        done => done.map(Some),
+    }
+}
+
+/// What to do about a failure of the file system.
+fn next(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => "run this as its owner or as root",
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "mount its file system for writing; if the kernel took that back, look at the disk's health"
+        }
+        _ => "look at the disk's health",
+    }
 }
 
 /// Result of the engine's operations.

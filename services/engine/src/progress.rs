@@ -10,6 +10,7 @@ pub struct Progress {
     files: AtomicU64,
     unique: AtomicU64,
     stored: AtomicU64,
+    expected: AtomicU64,
     cancelled: AtomicBool,
 }
 
@@ -24,6 +25,8 @@ pub struct Counts {
     pub unique: u64,
     /// Bytes of frames written.
     pub stored: u64,
+    /// Bytes to go through in all, about; 0 where the operation does not know them.
+    pub expected: u64,
 }
 
 impl Progress {
@@ -34,6 +37,7 @@ impl Progress {
             files: self.files.load(Relaxed),
             unique: self.unique.load(Relaxed),
             stored: self.stored.load(Relaxed),
+            expected: self.expected.load(Relaxed),
         }
     }
 
@@ -70,6 +74,10 @@ impl Progress {
 
     pub(crate) fn add_unique(&self, count: u64) {
         self.unique.fetch_add(count, Relaxed);
+    }
+
+    pub(crate) fn expect(&self, bytes: u64) {
+        self.expected.store(bytes, Relaxed);
     }
 
     pub(crate) fn add_stored(&self, count: u64) {

@@ -3,7 +3,7 @@
 mod patient;
 
 use crate::core::{PACKS, SNAPSHOTS, locked, pack_name, write_whole};
-use crate::error::{Error, Result, format_error, io_error};
+use crate::error::{Error, Result, format_error, io_error, unless_full};
 use crate::index::{INDEX, Index, Location, Move, Setting, UNFINISHED};
 use crate::progress::Progress;
 use crate::storage::{File, Storage, read_exact};
@@ -33,35 +33,37 @@ const UNREAD: &str = "unread";
 /// very much, or that names packs that are gone though something was found in them, is made anew.
 pub(crate) fn usable_index(setting: Setting) -> Result<Index> {
     let present = pack_ids(&*setting.storage)?;
-    let there: HashSet<&PackId> = present.iter().collect();
-    let opened = Index::open(setting.clone()).and_then(|index| {
-        let gone = index.packs_that(|_, pack| !there.contains(&pack.id))?;
-        let from: Vec<u32> = gone.iter().map(|(number, _)| *number).collect();
-        let empty = gone.iter().all(|(_, pack)| pack.dead == pack.bytes);
-        if empty && !gone.is_empty() {
-            index.relocate(&Move {
-                from: &from,
-                to: None,
-            })?;
-        }
-        Ok(empty.then_some(index))
-    });
+    let opened = Index::open(setting.clone());
+    let opened = opened.and_then(|index| Ok(leave_gone(&index, &present)?.then_some(index)));
     let most = setting.batch.saturating_mul(BATCHES);
-    if let Ok(Some(index)) = opened
-        && add_missing(&index, present, most)?
-    {
-        return Ok(index);
+    match opened {
+        Ok(Some(index)) if add_missing(&index, present, most)? => return Ok(index),
+        // nor has one that is made anew any room
+        Err(error) if error.is_full() => return Err(error),
+        _ => {}
     }
-    rebuild(setting, &Progress::default())
+    rebuild(setting)
 }
 
-/// Opens an index again that a failure closed, with the packs that were not in it durably.
+/// Opens an index again that a failure left to be read only.
 pub(crate) fn reopen(index: &Index) -> Result<()> {
-    if index.reopen()? {
-        let present = pack_ids(&*index.setting().storage)?;
-        add_missing(index, present, usize::MAX)?;
+    match index.writable() {
+        Ok(()) => Ok(()),
+        Err(_) => index.reopen(usable_index),
     }
-    Ok(())
+}
+
+/// Has the index forget the packs that are gone, if nothing was found in them any more; says whether.
+fn leave_gone(index: &Index, present: &[PackId]) -> Result<bool> {
+    let there: HashSet<&PackId> = present.iter().collect();
+    let gone = index.packs_that(|_, pack| !there.contains(&pack.id))?;
+    let empty = gone.iter().all(|(_, pack)| pack.dead == pack.bytes);
+    if empty && !gone.is_empty() {
+        let from: Vec<u32> = gone.iter().map(|(number, _)| *number).collect();
+        let to = None;
+        unless_full(index.relocate(&Move { from: &from, to }))?;
+    }
+    Ok(empty)
 }
 
 /// Says whether all are in.
@@ -72,11 +74,11 @@ fn add_missing(index: &Index, mut present: Vec<PackId>, most: usize) -> Result<b
     if present.is_empty() {
         return Ok(true);
     }
-    index.at_once(|| add(index, &present, most, &Progress::default()))
+    index.at_once(|| add(index, &present, most))
 }
 
 /// Makes the index anew from the packs.
-pub(crate) fn rebuild(setting: Setting, progress: &Progress) -> Result<Index> {
+pub(crate) fn rebuild(setting: Setting) -> Result<Index> {
     let storage = setting.storage.clone();
     let place = storage.place();
     for name in [INDEX, UNFINISHED] {
@@ -94,9 +96,13 @@ pub(crate) fn rebuild(setting: Setting, progress: &Progress) -> Result<Index> {
         .sync_dir("")
         .map_err(io_error(&place, "sync", "the directory"))?;
     let present = pack_ids(&*storage)?;
+    let length = |id: &PackId| storage.open(&pack_name(*id)).and_then(|file| file.len());
+    // what cannot be looked at is told by who reads it
+    let lengths = present.iter().filter_map(|id| length(id).ok());
+    setting.progress.expect(lengths.sum());
     let unread = setting.unread.clone().unwrap_or_default();
     let index = Index::make(setting)?;
-    add(&index, &present, usize::MAX, progress)?;
+    add(&index, &present, usize::MAX)?;
     let unread: Vec<String> = locked(&unread).keys().cloned().collect();
     if !unread.is_empty() {
         // before there is an index that does not tell
@@ -134,12 +140,13 @@ fn pack_ids(storage: &dyn Storage) -> Result<Vec<PackId>> {
     let names = storage
         .list(PACKS)
         .map_err(io_error(&storage.place(), "list", PACKS))?;
-    let id = |name: &String| {
-        let id: PackId = name.strip_suffix(".pack")?.parse().ok()?;
-        // with capitals it is somebody else's
-        (format!("{id}.pack") == *name).then_some(id)
-    };
-    Ok(names.iter().filter_map(id).collect())
+    Ok(names.iter().filter_map(|name| pack_id(name)).collect())
+}
+
+fn pack_id(name: &str) -> Option<PackId> {
+    let id: PackId = name.strip_suffix(".pack")?.parse().ok()?;
+    // with capitals it is somebody else's
+    (format!("{id}.pack") == name).then_some(id)
 }
 
 /// Adds packs, until there are more than so many rows in memory; says whether all are in. A frame of
@@ -150,8 +157,10 @@ fn pack_ids(storage: &dyn Storage) -> Result<Vec<PackId>> {
 /// In what order packs refer to each other nobody knows, nor is there memory for all references. So
 /// first everything is added, and then marked what leads nowhere: meanwhile the index says too much,
 /// and nobody may rely on it.
-fn add(index: &Index, packs: &[PackId], most: usize, progress: &Progress) -> Result<bool> {
-    let storage = &index.setting().storage;
+fn add(index: &Index, packs: &[PackId], most: usize) -> Result<bool> {
+    let Setting {
+        storage, progress, ..
+    } = index.setting();
     if !packs.is_empty() {
         // who named them may have been killed before the names were durable
         storage
@@ -423,6 +432,36 @@ fn scan(
 }
 
 impl crate::core::Core {
+    /// A sentence for each file among the packs that is none of this datastore's. They are left alone.
+    pub(crate) fn foreign(&self) -> Result<Vec<String>> {
+        let names = self.storage.list(PACKS).map_err(self.io("list", PACKS))?;
+        let indexed: HashSet<PackId> = self.index.packs()?.into_iter().collect();
+        let mut sentences = Vec::new();
+        for name in names {
+            let id = pack_id(&name);
+            if id.is_some_and(|id| indexed.contains(&id)) {
+                continue;
+            }
+            // one that a backup is about to add has frames; one that is gone by now is none
+            if id.is_none_or(|id| matches!(self.records_of(id), Ok(None))) {
+                let name = format!("{PACKS}/{name}");
+                let head = self.storage.open(&name);
+                let head = head.and_then(|file| read_exact(&*file, 0, HEADER_LEN));
+                let header = head.ok().and_then(|head| PackHeader::parse(&head).ok());
+                let header = header.filter(|header| header.datastore != self.datastore);
+                sentences.push(match header {
+                    Some(PackHeader { datastore, .. }) => format!(
+                        "{name} belongs to datastore {datastore} and is left alone; take it there"
+                    ),
+                    None => format!(
+                        "{name} is no pack of this datastore and is left alone; remove it if nobody misses it"
+                    ),
+                });
+            }
+        }
+        Ok(sentences)
+    }
+
     /// What [`records`] finds in a pack.
     pub(crate) fn records_of(&self, pack: PackId) -> Result<Option<(Vec<Record>, bool)>> {
         let (name, storage) = (pack_name(pack), &self.storage);
@@ -435,15 +474,14 @@ impl crate::Store {
     /// Makes the index anew from the packs, whatever state it is in, and opens the datastore. Places that
     /// a disk does not read at a second try are taken for damaged, where opening fails: it may read them
     /// the next time, but whoever asks for this knows that it does not. Answers a sentence for each pack
-    /// with such; while there are, no pack is given up ([`crate::Error::Unread`]). `progress` counts bytes
-    /// of frames.
+    /// with such, and for what is no pack of the datastore; while there are the former, no pack is given up
+    /// ([`crate::Error::Unread`]).
     ///
     /// # Errors
     /// As [`crate::Store::open`]; a pack of a newer format; cancelled, and the next opening makes the index.
     pub fn recover(
         storage: Arc<dyn Storage>,
         options: crate::Options,
-        progress: &Progress,
     ) -> Result<(Self, Vec<String>)> {
         let unread = Unread::default();
         let anew = |setting: Setting| {
@@ -451,7 +489,7 @@ impl crate::Store {
                 unread: Some(unread.clone()),
                 ..setting.clone()
             };
-            drop(rebuild(patient, progress)?);
+            drop(rebuild(patient)?);
             Index::open(setting)
         };
         let store = Self::open_by(storage, options, anew)?;
@@ -461,7 +499,8 @@ impl crate::Store {
                  by then, else replace the disk and repair from another copy"
             )
         };
-        let unread = locked(&unread).iter().map(sentence).collect();
-        Ok((store, unread))
+        let mut findings: Vec<String> = locked(&unread).iter().map(sentence).collect();
+        findings.extend(store.core.foreign()?);
+        Ok((store, findings))
     }
 }

@@ -113,7 +113,8 @@ impl Store {
                 _ => {}
             }
         }
-        self.flush()?;
+        // of the pipeline that has it all: after a failure there is another one, which knows nothing of it
+        copier.into.flush()?;
         for file in files {
             let id = file.clear.id;
             // nobody forgets it between the look and the writing
@@ -172,7 +173,7 @@ impl Store {
     pub fn mend_superblock(storage: &dyn Storage, like: &Superblock) -> Result<bool> {
         let place = storage.place();
         let _guard = lock(storage)?;
-        let mut any = false;
+        let (mut ours, mut other) = (false, None);
         for name in storage
             .list(PACKS)
             .map_err(io_error(&place, "list", PACKS))?
@@ -185,17 +186,20 @@ impl Store {
             let Some(header) = head.ok().and_then(|head| PackHeader::parse(&head).ok()) else {
                 continue;
             };
-            any = true;
-            if header.datastore != like.datastore {
-                return Err(Error::Foreign {
-                    name,
-                    found: header.datastore,
-                    datastore: like.datastore,
-                });
+            match header.datastore {
+                found if found == like.datastore => ours = true,
+                found => other = Some((name, found)),
             }
         }
-        if !any {
-            return Err(Error::NoDatastore { place });
+        if !ours {
+            return Err(match other {
+                Some((name, found)) => Error::Foreign {
+                    name,
+                    found,
+                    datastore: like.datastore,
+                },
+                None => Error::NoDatastore { place },
+            });
         }
         let mut left = vec![0; SUPERBLOCK_LEN];
         if let Ok(file) = storage.open(SUPERBLOCK) {

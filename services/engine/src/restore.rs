@@ -7,10 +7,10 @@ use crate::error::Error;
 use crate::progress::Progress;
 use crate::queue::Queue;
 use crate::read::Pieces;
-use format::SnapshotId;
 use format::entry::{Entry, Extent};
 use format::extents::length_of;
 use format::leaf::Content;
+use format::{Digest, SnapshotId};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -40,8 +40,8 @@ pub trait Target {
 pub trait TargetFile: Send + Sync {
     /// Takes bytes that belong there.
     fn write(&self, bytes: &[u8], at: u64);
-    /// Not all of it can be had.
-    fn lost(&self, error: Error);
+    /// So many bytes there cannot be had; says whether the others are wanted nevertheless.
+    fn lost(&self, at: u64, length: u64, error: Error) -> bool;
     /// All of it was given, or lost; it is so many bytes long with its holes. A panic of it comes out of
     /// [`Store::restore`].
     fn done(self, length: u64);
@@ -51,6 +51,19 @@ pub trait TargetFile: Send + Sync {
 struct Open<F> {
     file: F,
     length: AtomicU64,
+    unwanted: AtomicBool,
+}
+
+impl<F: TargetFile> Open<F> {
+    fn lose(&self, at: u64, length: u64, error: Error) {
+        if !self.file.lost(at, length, error) {
+            self.unwanted.store(true, Ordering::Release);
+        }
+    }
+
+    fn is_wanted(&self) -> bool {
+        !self.unwanted.load(Ordering::Acquire)
+    }
 }
 
 /// Bytes of a file that lie one after the other.
@@ -133,15 +146,17 @@ impl<F: TargetFile> Work<'_, F> {
         let open = Arc::new(Open {
             file,
             length: AtomicU64::new(0),
+            unwanted: AtomicBool::new(false),
         });
+        let rest = |at: u64| entry.size.saturating_sub(at);
         let mut pieces = Pieces::new(self.core.clone(), self.keys.clone(), entry, content);
         let (mut at, mut ends) = (0u64, false);
-        while !ends {
+        while !ends && open.is_wanted() {
             if self.progress.check().is_err() {
-                open.file.lost(Error::Cancelled);
+                open.lose(at, rest(at), Error::Cancelled);
                 break;
             }
-            let (from, mut extents) = (at, Vec::new());
+            let (from, mut extents, mut unknown) = (at, Vec::new(), 0);
             while at - from < STRETCH && extents.len() < EXTENTS && !ends {
                 match pieces.next_extent() {
                     Ok(Some(extent)) => {
@@ -150,12 +165,14 @@ impl<F: TargetFile> Work<'_, F> {
                     }
                     Ok(None) => ends = true,
                     Err(error) => {
-                        open.file.lost(error);
+                        unknown = rest(at);
+                        open.lose(at, unknown, error);
                         ends = true;
                     }
                 }
             }
-            open.length.store(at, Ordering::Release);
+            open.length
+                .store(at.saturating_add(unknown), Ordering::Release);
             let stretch = Stretch {
                 open: open.clone(),
                 at: from,
@@ -186,36 +203,48 @@ impl<F: TargetFile> Work<'_, F> {
     }
 
     fn read_one(&self, Stretch { open, at, extents }: Stretch<F>) {
-        let read = catch_unwind(AssertUnwindSafe(|| self.read(&open.file, at, &extents)));
-        // a panic is no worse than a chunk that cannot be read
-        if let Err(error) = read.unwrap_or(Err(Error::Cancelled)) {
-            open.file.lost(error);
+        let read = catch_unwind(AssertUnwindSafe(|| self.read(&open, at, &extents)));
+        // a panic is no worse than chunks that cannot be read
+        if read.is_err() {
+            let length = |sum: u64, extent| sum.saturating_add(length_of(extent));
+            open.lose(at, extents.iter().fold(0, length), Error::Cancelled);
         }
         release(open);
     }
 
-    fn read(&self, file: &F, mut at: u64, extents: &[Extent]) -> Result<(), Error> {
+    fn read(&self, open: &Open<F>, mut at: u64, extents: &[Extent]) {
         for extent in extents {
-            self.progress.check()?;
-            if self.stopped.load(Ordering::Acquire) {
-                return Err(Error::Cancelled);
-            }
-            if let Extent::Data { digest, length } = extent {
-                let bytes = self.core.read_data(&self.keys, digest)?;
-                if bytes.len() != *length as usize {
-                    return Err(Error::Content { digest: *digest });
+            let end = at.saturating_add(length_of(extent));
+            if let Extent::Data { digest, length } = extent
+                && open.is_wanted()
+            {
+                match self.piece(digest, *length) {
+                    Ok(bytes) => {
+                        open.file.write(&bytes, at);
+                        self.progress.add_bytes(bytes.len() as u64);
+                    }
+                    Err(error) => open.lose(at, end - at, error),
                 }
-                file.write(&bytes, at);
-                self.progress.add_bytes(bytes.len() as u64);
             }
-            at = at.saturating_add(length_of(extent));
+            at = end;
         }
-        Ok(())
+    }
+
+    fn piece(&self, digest: &Digest, length: u32) -> Result<Vec<u8>, Error> {
+        self.progress.check()?;
+        if self.stopped.load(Ordering::Acquire) {
+            return Err(Error::Cancelled);
+        }
+        let bytes = self.core.read_data(&self.keys, digest)?;
+        match bytes.len() == length as usize {
+            true => Ok(bytes),
+            false => Err(Error::Content { digest: *digest }),
+        }
     }
 }
 
 fn release<F: TargetFile>(open: Arc<Open<F>>) {
-    if let Some(Open { file, length }) = Arc::into_inner(open) {
+    if let Some(Open { file, length, .. }) = Arc::into_inner(open) {
         file.done(length.into_inner());
     }
 }

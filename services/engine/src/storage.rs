@@ -1,9 +1,10 @@
 //! The lowest seam: named files in a few directories, and when what was written to them is
 //! durable. [`directory`] is a directory of a file system, [`simulated`] a file system in memory
-//! that loses power; [`hooked`] tells of the calls to any.
+//! that loses power; [`read_only`] changes nothing of another one, [`hooked`] tells of the calls to any.
 
 pub mod directory;
 pub mod hooked;
+pub mod read_only;
 pub mod simulated;
 
 use std::io;

@@ -106,7 +106,8 @@ impl Store {
     /// index that cannot be used is made anew from the packs.
     ///
     /// # Errors
-    /// [`Error::NoDatastore`], [`Error::Headless`], [`Error::Busy`], a newer format, or an I/O failure.
+    /// [`Error::NoDatastore`], [`Error::Headless`], [`Error::Busy`], a newer format, or an I/O failure; cancelled, and the
+    /// next opening makes the index.
     pub fn open(storage: Arc<dyn Storage>, options: Options) -> Result<Self> {
         Self::open_by(storage, options, usable_index)
     }
@@ -121,14 +122,7 @@ impl Store {
         let file = storage
             .open(SUPERBLOCK)
             .map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => match storage.list(PACKS) {
-                    Ok(packs) if !packs.is_empty() => Error::Headless {
-                        place: place.clone(),
-                    },
-                    _ => Error::NoDatastore {
-                        place: place.clone(),
-                    },
-                },
+                io::ErrorKind::NotFound => none(&*storage),
                 _ => io_error(&place, "open", SUPERBLOCK)(error),
             })?;
         let bytes = crate::storage::read_exact(&*file, 0, SUPERBLOCK_LEN)
@@ -173,6 +167,7 @@ impl Store {
             datastore: superblock.datastore,
             memory: options.memory.clone(),
             batch: options.index_batch,
+            progress: options.opening.clone(),
             unread: None,
         };
         let index = index(setting)?;
@@ -348,6 +343,15 @@ impl Store {
     /// The index failed.
     pub fn index_size(&self) -> Result<IndexSize> {
         self.core.index.size()
+    }
+}
+
+/// What there is where no datastore file is.
+fn none(storage: &dyn Storage) -> Error {
+    let place = storage.place();
+    match storage.list(PACKS) {
+        Ok(packs) if !packs.is_empty() => Error::Headless { place },
+        _ => Error::NoDatastore { place },
     }
 }
 

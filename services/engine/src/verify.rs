@@ -12,7 +12,7 @@ pub use lost::Lost;
 
 use crate::Store;
 use crate::core::{Keys, frame_error, open_frame, pack_name, random};
-use crate::error::Result;
+use crate::error::{Result, unless_full};
 use crate::index::Location;
 use crate::progress::Progress;
 use format::frame::Frame;
@@ -184,10 +184,13 @@ impl Store {
             list.sort_unstable();
             list.dedup();
         }
-        for digest in report.missing.clone() {
-            report.find(format!(
-                "chunk {digest} is nowhere, but something refers to it"
-            ));
+        if let Some(first) = report.missing.first() {
+            report.find(match report.missing.len() {
+                1 => format!("chunk {first} is nowhere, but something refers to it"),
+                count => format!(
+                    "{count} chunks are nowhere, but something refers to them; the first is {first}"
+                ),
+            });
         }
         // in the order they were written, so that what refers comes after what it refers to
         metadata.sort_unstable();
@@ -199,12 +202,22 @@ impl Store {
         if !bad.is_empty() {
             let (index, bad) = (&self.core.index, Vec::from_iter(bad.iter().copied()));
             // that the index failed before may only show when it is written to
-            index.mark_broken(&bad).or_else(|_| {
+            let marked = index.mark_broken(&bad).or_else(|_| {
                 self.reopen_index()?;
                 index.mark_broken(&bad)
-            })?;
+            });
+            if unless_full(marked)?.is_none() {
+                report.find(
+                    "what is damaged cannot be noted, since the disk is full: make room and verify again \
+                     before the next backup, lest that lean on it"
+                        .into(),
+                );
+            }
         }
         for found in self.core.damaged_locks()? {
+            report.find(found);
+        }
+        for found in self.core.foreign()? {
             report.find(found);
         }
         report.missing.sort_unstable();
@@ -259,7 +272,7 @@ impl Scan<'_> {
             report.torn.push(pack);
         }
         let mut sample = Sample::new(self.share)?;
-        let mut refers = false;
+        let (mut refers, mut first) = (false, None);
         for (digest, location) in frames {
             self.progress.check()?;
             report.stored += u64::from(location.length);
@@ -270,11 +283,19 @@ impl Scan<'_> {
                 let (sound, problem) = self.frame(&digest, &location, &mut report.missing)?;
                 whole &= sound;
                 if let Some(problem) = problem {
-                    report.find(format!("{name}: chunk {digest}: {problem}"));
+                    first.get_or_insert((digest, problem));
                     report.damaged.push(digest);
                 }
             }
             self.progress.add_bytes(location.length.into());
+        }
+        if let Some((digest, why)) = first {
+            report.find(match report.damaged.len() {
+                1 => format!("{name}: chunk {digest}: {why}"),
+                count => {
+                    format!("{name}: {count} chunks are damaged; the first is {digest}: {why}")
+                }
+            });
         }
         self.progress.add_file();
         report.packs.extend((!whole).then_some(pack));

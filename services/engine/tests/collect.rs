@@ -327,7 +327,7 @@ proptest! {
                 }
                 Step::Recover => {
                     drop(store.take());
-                    let (recovered, _) = Store::recover(Arc::new(storage.clone()), options(), &Progress::default()).unwrap();
+                    let (recovered, _) = Store::recover(Arc::new(storage.clone()), options()).unwrap();
                     recovered.unlock(&keys).unwrap();
                     store = Some(recovered);
                 }

@@ -136,8 +136,7 @@ impl Rig {
             let _ = store.stats();
             let _ = restore(&store, self.snapshot, 1);
         }
-        let (store, _) =
-            Store::recover(Arc::new(storage), options(), &Progress::default()).unwrap();
+        let (store, _) = Store::recover(Arc::new(storage), options()).unwrap();
         store.unlock(&self.keys).unwrap();
         restore(&store, self.snapshot, 1).unwrap();
         let id = back_up(&store, 3).unwrap();

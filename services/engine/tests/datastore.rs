@@ -244,8 +244,7 @@ fn every_flipped_bit_of_a_pack_is_found_without_a_key_and_the_snapshot_named() {
         }
     }
     // what was marked broken meanwhile is stored anew, and all is whole again
-    let (store, _) =
-        Store::recover(Arc::new(storage.clone()), options(), &Progress::default()).unwrap();
+    let (store, _) = Store::recover(Arc::new(storage.clone()), options()).unwrap();
     store.unlock(&keys).unwrap();
     back_up(&store, &files(40, 1)).unwrap();
     assert!(store.verify(&Progress::default()).unwrap().is_clean());

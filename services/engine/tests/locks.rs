@@ -9,6 +9,8 @@ use engine::storage::hooked::Hooked;
 use engine::storage::simulated::Simulated;
 use engine::{Error, Keep, Options, Progress, Store};
 use format::Keyset;
+use format::frame::{Compression, Draft, FrameKeys, Kind};
+use format::snapshot::{Clear, Details, Unsigned};
 use jiff::tz::TimeZone;
 use rig::*;
 use std::sync::mpsc::channel;
@@ -184,6 +186,57 @@ fn what_a_locked_snapshot_needs_stays_when_its_file_was_removed_behind_our_back(
             site.storage.remove("index").unwrap();
         }
     }
+}
+
+/// Frames and snapshots' files are all that a site can send to its replica.
+#[test]
+fn whatever_another_copy_sends_leaves_what_is_locked() {
+    let (site, centre) = (Site::new(), Site::new());
+    let centre = Site {
+        keys: site.keys.clone(),
+        storage: Simulated::new(),
+        ..centre
+    };
+    drop(made(&centre.storage, &centre.keys));
+    let (all, progress) = (tree(0, 60), Progress::default());
+    let (near, far) = (site.open(), centre.open());
+    let id = back_up(&near, &all).unwrap();
+    near.copy_to(&far, &progress).unwrap();
+    far.lock_snapshot(id, START + 30 * DAY).unwrap();
+    let root = near.snapshot(id).unwrap().clear.root;
+    let mut needed = vec![root];
+    let mut at = 0;
+    while let Some(digest) = needed.get(at) {
+        needed.extend(near.refs_of(digest).unwrap().1);
+        at += 1;
+    }
+    // it forgets, and goes on
+    near.forget(&[id]).unwrap();
+    near.collect(&progress).unwrap();
+    back_up(&near, &tree(30, 60)).unwrap();
+    near.copy_to(&far, &progress).unwrap();
+    stays(&far, id, &all);
+    // taken over, with all keys it has: other content for each chunk, another snapshot of this id
+    let keys = FrameKeys::new(Arc::new(site.keys.clone()));
+    for digest in &needed {
+        let mut frame = Vec::new();
+        let mut draft = Draft::begin(&mut frame, Kind::Data, *digest, 5, &[], 1, [7; 24]);
+        draft.payload().extend_from_slice(b"other");
+        draft.seal(Compression::None, &keys).unwrap();
+        assert!(!far.put_frame(&frame).unwrap(), "it is there already");
+        frame[20] ^= 1;
+        far.put_frame(&frame).unwrap_err();
+    }
+    let clear = Clear {
+        id,
+        ..near.snapshots().unwrap().0[0].clear.clone()
+    };
+    let forged = Unsigned::new(&clear, &Details::default(), &keys, [8; 24]).unwrap();
+    assert!(matches!(
+        far.put_snapshot(forged.finish(None)),
+        Err(Error::Conflict { .. })
+    ));
+    stays(&far, id, &all);
 }
 
 #[test]

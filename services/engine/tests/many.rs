@@ -4,11 +4,13 @@
 mod rig;
 
 use engine::storage::directory::Directory;
+use engine::storage::hooked::Hooked;
 use engine::storage::simulated::Simulated;
 use engine::{Error, Memory, Options, Progress, Store};
 use format::superblock::Profile;
 use rig::*;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Bytes of this process that are in memory.
 fn resident() -> u64 {
@@ -103,6 +105,48 @@ fn a_datastore_is_as_if_no_other_were_there() {
     first.forget(&[one]).unwrap();
     first.collect(&Progress::default()).unwrap();
     restores(&second, two, &all).unwrap();
+}
+
+#[test]
+fn looking_for_what_another_datastore_has_takes_as_long_as_for_what_none_has() {
+    const CHUNKS: u64 = 2000;
+    let memory = Memory::new(1 << 20);
+    let store = || {
+        let options = Options {
+            memory: memory.clone(),
+            ..options()
+        };
+        let (disk, reads) = (Simulated::new(), Arc::new(AtomicU64::new(0)));
+        let count = reads.clone();
+        let hooked = Hooked::new(disk, move |call| {
+            count.fetch_add(u64::from(call.method == "read_at"), Relaxed);
+            Ok(())
+        });
+        let keys = Store::new_keyset().unwrap();
+        let superblock = Store::superblock_for(&keys, Profile::Site);
+        let store = Store::init(Arc::new(hooked), superblock, options).unwrap();
+        store.unlock(&keys).unwrap();
+        (store, reads)
+    };
+    let ((first, of_first), (second, of_second)) = (store(), store());
+    back_up(&first, &tree(0, CHUNKS)).unwrap();
+    back_up(&second, &tree(10_000, CHUNKS)).unwrap();
+    let named = |store: &Store, from: u64| -> Vec<_> {
+        let chunks = (from..from + CHUNKS).map(|n| store.digest_of(&noise(n)).unwrap());
+        chunks.collect()
+    };
+    for digests in [named(&second, 0), named(&first, 0), named(&second, 20_000)] {
+        of_first.store(0, Relaxed);
+        of_second.store(0, Relaxed);
+        assert!(!second.has(&digests).unwrap().contains(&true));
+        // the second's own filters are wrong now and then
+        let reads = of_second.load(Relaxed);
+        assert!(reads < CHUNKS / 10, "{reads}");
+        assert_eq!(of_first.load(Relaxed), 0);
+    }
+    // whose own chunks the disk is asked for
+    second.has(&named(&second, 10_000)).unwrap();
+    assert!(of_second.load(Relaxed) > 0);
 }
 
 #[test]

@@ -67,7 +67,7 @@ fn few_files_are_open_however_many_packs_there_are() {
         }
         Ok(())
     });
-    let (store, _) = Store::recover(Arc::new(counted), tiny_packs(), &Progress::default()).unwrap();
+    let (store, _) = Store::recover(Arc::new(counted), tiny_packs()).unwrap();
     let most = most.load(Relaxed);
     assert!(most < 50, "{most} files were open");
     store.unlock(&keys).unwrap();
@@ -133,7 +133,7 @@ fn with_a_pack_damaged(
     for pack in storage.list("packs").unwrap() {
         let disk = storage.after_power_cut(u64::MAX);
         disk.tamper(&format!("packs/{pack}"), |bytes| damage(bytes));
-        drop(Store::recover(Arc::new(disk.clone()), options(), &Progress::default()).unwrap());
+        drop(Store::recover(Arc::new(disk.clone()), options()).unwrap());
         then(&disk);
     }
 }
@@ -212,7 +212,7 @@ fn of_a_chunk_stored_twice_the_sound_one_counts() {
         back_up(&store, &files).unwrap();
         restores(&store, id, &files).unwrap();
         drop(store);
-        drop(Store::recover(Arc::new(disk.clone()), options(), &Progress::default()).unwrap());
+        drop(Store::recover(Arc::new(disk.clone()), options()).unwrap());
         let store = opened(&disk, &keys);
         restores(&store, id, &files).unwrap();
         store.collect(&Progress::default()).unwrap();
@@ -247,8 +247,7 @@ fn a_sector_that_cannot_be_read_keeps_nobody_from_making_the_index_anew() {
                 }
             });
             let opened_as_usual = Store::open(Arc::new(broken.clone()), options()).map(drop);
-            let (store, unread) =
-                Store::recover(Arc::new(broken.clone()), options(), &Progress::default()).unwrap();
+            let (store, unread) = Store::recover(Arc::new(broken.clone()), options()).unwrap();
             match opened_as_usual {
                 // nothing needs to be read there
                 Ok(()) => assert_eq!(unread, [] as [String; 0]),
@@ -301,7 +300,7 @@ fn what_was_not_read_when_the_index_was_made_is_there_when_it_is_read_again() {
         });
         let recover = || {
             let disk = Arc::new(cable.clone());
-            let (store, unread) = Store::recover(disk, options(), &Progress::default()).unwrap();
+            let (store, unread) = Store::recover(disk, options()).unwrap();
             store.unlock(&keys).unwrap();
             (store, unread)
         };

@@ -17,6 +17,8 @@ pub enum ProblemKind {
     Refused,
     /// It could not be written.
     Unwritten,
+    /// It was written with zeros where its content is lost.
+    Damaged,
 }
 
 /// Something that kept one object from being read or written in full. The work went on.

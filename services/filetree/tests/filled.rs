@@ -154,7 +154,7 @@ fn of_a_file_that_is_given_up_nothing_stays_under_any_name() {
         told,
         [
             "b: its chunk is damaged; repair the store",
-            "d: is another name of b, which was not restored; restore that with it"
+            "d: is another name of b, which could not be restored"
         ]
     );
     assert_eq!(names(temp.path()), ["a"]);

@@ -344,11 +344,11 @@ fn a_second_name_is_not_made_of_what_was_there_when_the_first_could_not_be_had()
     let report = writer.finish().unwrap();
     let told: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
     assert!(
-        told[1].starts_with("b: is another name of a, which was not restored"),
+        told[1].starts_with("b: is another name of a, which could not be restored"),
         "{told:?}"
     );
     assert!(
-        told[3].starts_with("e: is another name of d, which was not restored"),
+        told[3].starts_with("e: is another name of d, which could not be restored"),
         "{told:?}"
     );
     for name in ["a", "b", "c"] {

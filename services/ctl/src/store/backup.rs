@@ -19,7 +19,7 @@ use format::entry::Timestamp;
 use format::snapshot::Details;
 use memory::{Remembered, Remembering};
 use serde_json::json;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -191,11 +191,9 @@ impl Backup {
         let details = Details {
             group: self.group.clone(),
             host: first_line("/proc/sys/kernel/hostname"),
-            paths: self
-                .paths
-                .iter()
-                .map(|p| p.as_os_str().as_bytes().to_vec())
-                .collect(),
+            paths: (self.paths.iter())
+                .map(|path| Ok(std::path::absolute(path)?.into_os_string().into_vec()))
+                .collect::<Result<_>>()?,
             source: format!("Linux {}", first_line("/proc/sys/kernel/osrelease")),
             ..Details::default()
         };

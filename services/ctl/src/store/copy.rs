@@ -1,11 +1,11 @@
 //! `strongroom store copy`.
 
 use super::backup::SOON;
-use super::{Outcome, answer, open, options, outcome, show, tell, unread, work};
+use super::{Outcome, answer, open, open_to_read, options, outcome, show, tell, unread, work};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use engine::storage::directory::Directory;
-use engine::{Copied, Lacking, Progress, Store};
+use engine::{Copied, Error, Lacking, Progress, Store};
 use format::superblock::{Profile, Superblock};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,7 @@ pub(crate) struct Copy {
 impl Copy {
     pub(super) fn run(&self, json: bool) -> Result<Outcome> {
         let began = Instant::now();
-        let store = open(&self.dir)?;
+        let store = open_to_read(&self.dir)?;
         let target = self.target(&store)?;
         let progress = Arc::new(Progress::default());
         let total = Arc::new(AtomicU64::new(0));
@@ -85,8 +85,10 @@ impl Copy {
         refuse_itself(&self.dir, &self.target)?;
         let directory = Directory::create(&self.target);
         let directory = Arc::new(directory.with_context(|| format!("{target} cannot be made"))?);
-        let opened = match Store::open(directory.clone(), options()) {
-            Err(engine::Error::NoDatastore { .. }) => {
+        let is_none =
+            |error: &anyhow::Error| matches!(error.downcast_ref(), Some(Error::NoDatastore { .. }));
+        let opened = match open(&self.target) {
+            Err(error) if is_none(&error) => {
                 let superblock = Superblock {
                     profile: Profile::Centre,
                     ..*store.superblock()

@@ -1,8 +1,8 @@
 //! `strongroom store forget`, `prune`, `lock` and `gc`.
 
 use super::{
-    Outcome, answer, group, open, open_with_key, outcome, resolve, show, tell, tell_unread, unread,
-    work,
+    Outcome, answer, group, open, open_to_read, open_with_key, outcome, resolve_id, show, tell,
+    tell_unread, unread, work,
 };
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -34,9 +34,7 @@ impl Forget {
         let store = open(&self.dir)?;
         let mut ids = Vec::new();
         for name in &self.snapshots {
-            // a whole id may also be of one that cannot be read
-            let whole = name.to_ascii_lowercase().parse();
-            let id = whole.or_else(|_| resolve(&store, name).map(|found| found.clear.id))?;
+            let id = resolve_id(&store, name)?;
             if !ids.contains(&id) {
                 ids.push(id);
             }
@@ -100,7 +98,7 @@ impl Prune {
         if keep.is_empty() {
             bail!("no rule keeps anything; say what to keep, such as --keep-daily 7");
         }
-        let store = open_with_key(&self.dir, self.key_file.as_deref())?;
+        let store = open_with_key(&self.dir, self.key_file.as_deref(), open)?;
         let bad = unread(store.snapshots()?.1);
         let judged = store.retention(&keep, &TimeZone::system())?;
         let goes = judged.iter().filter(|(_, verdict)| verdict.is_empty());
@@ -181,7 +179,7 @@ fn time(text: &str) -> Result<Timestamp> {
 impl Lock {
     pub(super) fn run(&self, json: bool) -> Result<Outcome> {
         let store = open(&self.dir)?;
-        let id = resolve(&store, &self.snapshot)?.clear.id;
+        let id = resolve_id(&store, &self.snapshot)?;
         let until = self.until.as_second();
         store.lock_snapshot(id, until)?;
         answer(
@@ -199,7 +197,11 @@ impl Lock {
 }
 
 pub(super) fn gc(dir: &Path, dry_run: bool, json: bool) -> Result<Outcome> {
-    let store = open(dir)?;
+    let store = if dry_run {
+        open_to_read(dir)?
+    } else {
+        open(dir)?
+    };
     let progress = Arc::new(Progress::default());
     let unknown = Arc::new(AtomicU64::new(0));
     let done = if dry_run {

@@ -1,8 +1,8 @@
 //! `strongroom store snapshots`, `verify` and `recover`.
 
 use super::{
-    Outcome, answer, at, group, open_with_key, options, outcome, path_json, show, tell,
-    tell_unread, texts, unread, work,
+    Outcome, answer, at, group, open_to_read, open_with_key, opening, outcome, path_json, show,
+    tell, tell_unread, texts, unread, work,
 };
 use anyhow::Result;
 use clap::Args;
@@ -24,7 +24,7 @@ pub(crate) struct Snapshots {
 
 impl Snapshots {
     pub(super) fn run(&self, json: bool) -> Result<Outcome> {
-        let store = open_with_key(&self.dir, self.key_file.as_deref())?;
+        let store = open_with_key(&self.dir, self.key_file.as_deref(), open_to_read)?;
         let (snapshots, unreadable) = store.snapshots()?;
         let locks = store.locks()?;
         let until = |s: &SnapshotInfo| locks.get(&s.clear.id).copied();
@@ -122,7 +122,7 @@ fn percent(text: &str) -> Result<f64, String> {
 
 impl Verify {
     pub(super) fn run(&self, json: bool) -> Result<Outcome> {
-        let store = open_with_key(&self.dir, self.key_file.as_deref())?;
+        let store = open_with_key(&self.dir, self.key_file.as_deref(), open_to_read)?;
         let progress = Arc::new(Progress::default());
         let total = store.stats()?.packed;
         let total = Arc::new(AtomicU64::new(total));
@@ -201,21 +201,10 @@ fn tell_lost(lost: &Lost) {
     }
 }
 
-/// Bytes of all packs, about; what cannot be looked at is told by who reads it.
-fn packed(dir: &Path) -> u64 {
-    let packs = std::fs::read_dir(dir.join("packs")).into_iter().flatten();
-    let lengths = packs.filter_map(|pack| Some(pack.ok()?.metadata().ok()?.len()));
-    lengths.sum()
-}
-
 /// Opens a datastore with an index that is made anew; answers also what could not be read for it.
 pub(super) fn remake(dir: &Path) -> Result<(Store, Vec<String>)> {
-    let progress = Arc::new(Progress::default());
-    let total = Arc::new(AtomicU64::new(packed(dir)));
-    let kept = "there is no index; whatever is done next makes it, and recover shows how far it is";
-    work::run(&progress, &total, kept, || {
-        Store::recover(at(dir)?, options(), &progress).map_err(anyhow::Error::from)
-    })
+    let directory = at(dir)?;
+    Ok(opening(dir, |options| Store::recover(directory, options))?.0)
 }
 
 pub(super) fn recover(dir: &Path, json: bool) -> Result<Outcome> {

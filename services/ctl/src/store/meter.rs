@@ -34,8 +34,9 @@ impl Meter {
         let watch = move || {
             while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
                 let counts = progress.counts();
+                let total = total.load(Relaxed).max(counts.expected);
                 // beyond it there is more to do than anybody knows
-                let total = Some(total.load(Relaxed)).filter(|total| *total >= counts.bytes);
+                let total = Some(total).filter(|total| *total >= counts.bytes);
                 let total = total.unwrap_or(0);
                 match &bar {
                     Some(bar) => move_bar(bar, counts, total, began.elapsed()),

@@ -16,10 +16,12 @@ mod work;
 use crate::appliance::show;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
+use engine::storage::Storage;
 use engine::storage::directory::Directory;
-use engine::{Options, SnapshotInfo, Store, Unreadable};
-use format::GroupId;
+use engine::storage::read_only::ReadOnly;
+use engine::{Options, Progress, SnapshotInfo, Store, Unreadable};
 use format::superblock::Profile;
+use format::{GroupId, SnapshotId};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -194,9 +196,31 @@ fn init(dir: &Path, key_file: &Path, profile: End, json: bool) -> Result<Outcome
 
 /// A datastore's directory that exists.
 fn at(dir: &Path) -> Result<Arc<Directory>> {
-    let directory = Directory::open(dir)
-        .with_context(|| format!("{} cannot be opened as a datastore", dir.display()))?;
-    Ok(Arc::new(directory))
+    Ok(Arc::new(
+        Directory::open(dir).with_context(|| unusable(dir))?,
+    ))
+}
+
+/// Refuses a path within the datastore, where nothing of others belongs.
+fn refuse_within(dir: &Path, path: &Path) -> Result<()> {
+    let own = std::fs::canonicalize(dir).ok();
+    let path = std::path::absolute(path)?;
+    // it need not be there yet
+    let there = path.ancestors().find_map(|p| std::fs::canonicalize(p).ok());
+    if own
+        .zip(there)
+        .is_some_and(|(own, there)| there.starts_with(own))
+    {
+        bail!(
+            "{} is in the datastore; choose a place outside of it",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+fn unusable(dir: &Path) -> String {
+    format!("{} cannot be opened as a datastore", dir.display())
 }
 
 /// How datastores are opened: all of this process share the memory for their indexes.
@@ -206,10 +230,56 @@ fn options() -> Options {
 }
 
 fn open(dir: &Path) -> Result<Store> {
-    Ok(Store::open(at(dir)?, options())?)
+    open_at(dir, at(dir)?)
 }
 
-fn open_with_key(dir: &Path, key_file: Option<&Path>) -> Result<Store> {
+fn open_at(dir: &Path, storage: Arc<dyn Storage>) -> Result<Store> {
+    let (store, anew) = opening(dir, |options| Store::open(storage, options))?;
+    if anew {
+        eprintln!("strongroom: the index of {} was made anew", dir.display());
+    }
+    Ok(store)
+}
+
+/// Opens a datastore, and shows how far its index is where that is made anew; also whether it was.
+fn opening<T>(dir: &Path, open: impl FnOnce(Options) -> engine::Result<T>) -> Result<(T, bool)> {
+    let progress = Arc::new(Progress::default());
+    let options = Options {
+        opening: progress.clone(),
+        ..options()
+    };
+    let kept = format!(
+        "{} has no index; whatever is done next makes it",
+        dir.display()
+    );
+    let opened = work::run(&progress, &Arc::default(), &kept, || open(options))?;
+    Ok((opened, progress.counts().expected > 0))
+}
+
+/// Opens a datastore of which nothing is to be changed: as it is, where nothing can be written.
+fn open_to_read(dir: &Path) -> Result<Store> {
+    let is_read_only = |error: &anyhow::Error| {
+        let error = error.downcast_ref();
+        error.is_some_and(engine::Error::is_read_only)
+    };
+    let error = match open(dir) {
+        Err(error) if is_read_only(&error) => error,
+        opened => return opened,
+    };
+    eprintln!(
+        "strongroom: {} is read as it is, since nothing can be written there: {}",
+        dir.display(),
+        error.root_cause()
+    );
+    let directory = Directory::open_to_read(dir).with_context(|| unusable(dir))?;
+    open_at(dir, Arc::new(ReadOnly::new(directory)))
+}
+
+fn open_with_key(
+    dir: &Path,
+    key_file: Option<&Path>,
+    open: fn(&Path) -> Result<Store>,
+) -> Result<Store> {
     // the key first: a datastore is taken for as short as possible
     let keyset = key_file.map(keyfile::read).transpose()?;
     let store = open(dir)?;
@@ -221,7 +291,11 @@ fn open_with_key(dir: &Path, key_file: Option<&Path>) -> Result<Store> {
 
 impl Unlocked {
     fn open(&self) -> Result<Store> {
-        open_with_key(&self.dir, Some(&self.key_file))
+        open_with_key(&self.dir, Some(&self.key_file), open)
+    }
+
+    fn open_to_read(&self) -> Result<Store> {
+        open_with_key(&self.dir, Some(&self.key_file), open_to_read)
     }
 }
 
@@ -238,21 +312,24 @@ fn group_of(name: Option<&str>, id: &GroupId) -> String {
 
 /// The snapshot of this id, of the only id that begins so, or the newest one for `latest`.
 fn resolve(store: &Store, name: &str) -> Result<SnapshotInfo> {
-    let (snapshots, _) = store.snapshots()?;
+    Ok(store.snapshot(resolve_id(store, name)?)?)
+}
+
+/// As [`resolve`]; it may be one that cannot be read.
+fn resolve_id(store: &Store, name: &str) -> Result<SnapshotId> {
     if name == "latest" {
-        return match snapshots.into_iter().next() {
-            Some(newest) => Ok(newest),
-            None => bail!("the datastore has no snapshot yet"),
-        };
+        let (snapshots, _) = store.snapshots()?;
+        let newest = snapshots.first().map(|s| s.clear.id);
+        return newest
+            .context("the datastore has no snapshot that can be read; make one by a backup");
     }
     let wanted = name.to_ascii_lowercase();
-    let mut matching = snapshots
-        .into_iter()
-        .filter(|s| s.clear.id.to_string().starts_with(&wanted));
-    match (matching.next(), matching.next()) {
-        (Some(only), None) => Ok(only),
-        (None, _) => bail!("there is no snapshot {name}; `strongroom store snapshots` lists them"),
-        (Some(_), Some(_)) => bail!("several snapshots begin with {name}; write more of the id"),
+    let mut matching = store.snapshot_ids()?;
+    matching.retain(|id| id.to_string().starts_with(&wanted));
+    match matching[..] {
+        [only] => Ok(only),
+        [] => bail!("there is no snapshot {name}; `strongroom store snapshots` lists them"),
+        _ => bail!("several snapshots begin with \"{name}\"; write more of the id"),
     }
 }
 

@@ -2,7 +2,8 @@
 
 use super::copy::refuse_itself;
 use super::{
-    Outcome, answer, at, keyfile, list, open, options, outcome, show, tell, texts, unread, work,
+    Outcome, answer, at, keyfile, list, open_to_read, opening, outcome, show, tell, texts, unread,
+    work,
 };
 use anyhow::{Result, bail};
 use clap::Args;
@@ -40,9 +41,9 @@ impl Repair {
             refuse_itself(&self.dir, from)?;
         }
         let keyset = self.key_file.as_deref().map(keyfile::read).transpose()?;
-        let from = self.from.as_deref().map(open).transpose()?;
-        let (mut store, mended) = self.open(from.as_ref())?;
-        let mut index_made = false;
+        let from = self.from.as_deref().map(open_to_read).transpose()?;
+        let (mut store, mended, mut index_made) = self.open(from.as_ref())?;
+        let mut made_again = false;
         let repaired = loop {
             if let Some(keyset) = &keyset {
                 store.unlock(keyset)?;
@@ -54,11 +55,11 @@ impl Repair {
                 store.repair(from.as_ref(), &progress)
             });
             match repaired {
-                Err(error) if !index_made && is_of_index(&error) => {
+                Err(error) if !made_again && is_of_index(&error) => {
                     drop(store);
                     // what could not be read is found again
                     (store, _) = list::remake(&self.dir)?;
-                    index_made = true;
+                    (index_made, made_again) = (true, true);
                 }
                 repaired => break repaired?,
             }
@@ -121,30 +122,38 @@ impl Repair {
         Ok(outcome(count))
     }
 
-    /// Opens the datastore; with a copy at hand its datastore file is written anew if need be.
-    fn open(&self, from: Option<&Store>) -> Result<(Store, bool)> {
+    /// Opens the datastore; with a copy at hand its datastore file is written anew if need be. Whether it
+    /// was, and the index.
+    fn open(&self, from: Option<&Store>) -> Result<(Store, bool, bool)> {
         let directory = at(&self.dir)?;
-        let opened = Store::open(directory.clone(), options());
+        let open = || {
+            let directory = directory.clone();
+            opening(&self.dir, |options| Store::open(directory, options))
+        };
+        let (opened, mut mended) = (open(), false);
         let Some(from) = from else {
-            return Ok((opened?, false));
+            return opened.map(|(store, anew)| (store, mended, anew));
         };
-        let store = match opened {
-            Err(
-                Error::Format { .. }
-                | Error::Newer { .. }
-                | Error::Headless { .. }
-                | Error::NoDatastore { .. }
-                | Error::Io { .. },
-            ) => {
-                let mended = Store::mend_superblock(&*directory, from.superblock())?;
-                (Store::open(directory, options())?, mended)
+        let may_be_mended = |error: &anyhow::Error| {
+            use Error::{Format, Headless, Io, Newer, NoDatastore};
+            matches!(
+                error.downcast_ref(),
+                Some(
+                    Format { .. } | Newer { .. } | Headless { .. } | NoDatastore { .. } | Io { .. }
+                )
+            )
+        };
+        let (store, anew) = match opened {
+            Err(error) if may_be_mended(&error) => {
+                mended = Store::mend_superblock(&*directory, from.superblock())?;
+                open()?
             }
-            opened => (opened?, false),
+            opened => opened?,
         };
-        let (own, others) = (store.0.datastore(), from.datastore());
+        let (own, others) = (store.datastore(), from.datastore());
         if own != others {
             bail!("the datastore {own} cannot be healed from {others}; bring a copy of it");
         }
-        Ok(store)
+        Ok((store, mended, anew))
     }
 }

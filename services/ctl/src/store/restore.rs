@@ -1,6 +1,6 @@
 //! `strongroom store restore`.
 
-use super::{Outcome, Unlocked, answer, outcome, reread, resolve, show, tell, work};
+use super::{Outcome, Unlocked, answer, outcome, refuse_within, reread, resolve, show, tell, work};
 use anyhow::{Result, bail};
 use clap::Args;
 use engine::{Progress, SnapshotInfo, Store, Target, TargetFile};
@@ -24,30 +24,38 @@ pub(crate) struct Restore {
     snapshot: String,
     /// A directory that is empty or does not exist
     target: PathBuf,
-    /// Only this path of the snapshot and what is below it, as it was given to the backup, or as
-    /// the snapshot has it: of one directory, from there; of several paths, from the root
+    /// Only this path and what is below it: as it was or would be given to the backup, or as the snapshot
+    /// has it: of one directory, from there; of several paths, from the root
     #[arg(long)]
     path: Option<OsString>,
     /// Afterwards read every restored file again from the disk and compare it, byte for byte by
     /// the digests, with the snapshot
     #[arg(long)]
     verify: bool,
+    /// Keep files of which a part is lost, with zeros there; otherwise they are left out
+    #[arg(long)]
+    keep_damaged: bool,
 }
 
 impl Restore {
     pub(super) fn run(&self, json: bool) -> Result<Outcome> {
         let began = Instant::now();
-        let store = self.store.open()?;
-        let SnapshotInfo { clear, details } = resolve(&store, &self.snapshot)?;
-        let below = self.below(&details.unwrap_or_default().paths);
+        refuse_within(&self.store.dir, &self.target)?;
+        let store = self.store.open_to_read()?;
+        let snapshot = resolve(&store, &self.snapshot)?;
+        let clear = &snapshot.clear;
         let progress = Arc::new(Progress::default());
-        let total = if below.is_empty() { clear.logical } else { 0 };
+        let total = if self.path.is_none() {
+            clear.logical
+        } else {
+            0
+        };
         let total = Arc::new(AtomicU64::new(total));
         let target = self.target.display();
         let kept =
             format!("a part of the snapshot may be in {target}; remove that, and restore again");
-        let (report, lost) = work::run(&progress, &total, &kept, || {
-            self.write(&store, clear.id, below, &progress)
+        let (below, report, lost) = work::run(&progress, &total, &kept, || {
+            self.write_first(&store, &snapshot, &progress)
         })?;
         let mut problems: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
         let mut count = problems.len() as u64 + report.more;
@@ -58,7 +66,7 @@ impl Restore {
             let progress = Arc::new(Progress::default());
             let kept = format!("all is restored to {target}, but not all was read again");
             let found = work::run(&progress, &total, &kept, || {
-                reread::compare(&store, clear.id, below, &self.target, &progress)
+                reread::compare(&store, clear.id, &below, &self.target, &progress)
             })?;
             count += found.different;
             problems.extend(found.differences);
@@ -91,57 +99,92 @@ impl Restore {
         Ok(outcome(count))
     }
 
-    /// The path as snapshots have it. Of a snapshot of one directory that is below this one, which is as
-    /// good where it was given in full, as it was at the backup.
-    fn below(&self, paths: &[Vec<u8>]) -> &[u8] {
-        let mut typed = self.path.as_ref().map_or(&b""[..], |p| p.as_bytes());
-        if let [only] = paths
-            && only.starts_with(b"/")
-            && let Some(rest) = typed.strip_prefix(&only[..])
-            && (rest.is_empty() || rest.starts_with(b"/") || only.ends_with(b"/"))
-        {
-            typed = rest;
+    /// What the snapshot may call the path: what is below the one directory that was backed up, if it is
+    /// named in full, and the path itself; as it was typed, and from where we are.
+    fn names(&self, paths: &[Vec<u8>]) -> Result<Vec<Vec<u8>>> {
+        let Some(typed) = self.path.as_ref().filter(|typed| !typed.is_empty()) else {
+            return Ok(vec![Vec::new()]);
+        };
+        let full = std::path::absolute(typed)?;
+        let mut names = Vec::new();
+        for path in [typed.as_bytes(), full.as_os_str().as_bytes()] {
+            let rest = match paths {
+                [only] if only.starts_with(b"/") => path.strip_prefix(&only[..]),
+                _ => None,
+            };
+            let is_below = |rest: &&[u8]| {
+                rest.is_empty() || rest.starts_with(b"/") || paths[0].ends_with(b"/")
+            };
+            for name in rest.filter(is_below).into_iter().chain([path]) {
+                let slash = |b: &u8| *b == b'/';
+                let start = name.iter().take_while(|b| slash(b)).count();
+                let end = name.iter().rev().take_while(|b| slash(b)).count();
+                let name = name.get(start..name.len() - end).unwrap_or_default();
+                if !names.iter().any(|known| known == name) {
+                    names.push(name.to_vec());
+                }
+            }
         }
-        let start = typed.iter().take_while(|b| **b == b'/').count();
-        let end = typed.iter().rev().take_while(|b| **b == b'/').count();
-        typed.get(start..typed.len() - end).unwrap_or_default()
+        Ok(names)
     }
 
-    /// Writes the entries; also answers why the snapshot could not be read to its end.
-    fn write(
+    /// Restores what the snapshot has by the first of these names; also answers by which, and why the
+    /// snapshot could not be read to its end.
+    fn write_first(
         &self,
         store: &Store,
-        id: SnapshotId,
-        below: &[u8],
+        snapshot: &SnapshotInfo,
         progress: &Progress,
-    ) -> Result<(Report, Option<String>)> {
-        let mut tree = Tree {
-            target: &self.target,
-            writer: None,
-        };
-        let lost = match store.restore(id, below, &mut tree, progress) {
-            Ok(()) => None,
-            // nothing is made at the target before the snapshot is known to open
-            Err(error) if work::is_cancelled(error.downcast_ref()) => return Err(error),
-            Err(error) if tree.writer.is_some() && error.is::<engine::Error>() => Some(format!(
-                "the rest of the snapshot is not restored: {error:#}"
-            )),
-            Err(error) => return Err(error),
-        };
-        let Some(writer) = tree.writer else {
-            bail!(
-                "the snapshot holds no {}; `--path` names what is below what was backed up",
-                filetree::shown(below)
-            );
-        };
-        Ok((writer.finish()?, lost))
+    ) -> Result<(Vec<u8>, Report, Option<String>)> {
+        let paths = snapshot.details.as_ref().map(|d| &d.paths[..]);
+        let paths = paths.unwrap_or_default();
+        for name in self.names(paths)? {
+            let mut tree = Tree {
+                target: &self.target,
+                keeps: self.keep_damaged,
+                writer: None,
+            };
+            let lost = tree.write(store, snapshot.clear.id, &name, progress)?;
+            if let Some(writer) = tree.writer {
+                return Ok((name, writer.finish()?, lost));
+            }
+        }
+        let shown: Vec<_> = paths.iter().map(|p| filetree::shown(p)).collect();
+        bail!(
+            "the snapshot holds no {}, it is of {}; name it as it was backed up, or look for it in `strongroom \
+             store mount`",
+            filetree::shown(self.path.as_ref().map_or(b"", |p| p.as_bytes())),
+            shown.join(", ")
+        )
     }
 }
 
 /// Where entries are restored to.
 struct Tree<'a> {
     target: &'a Path,
+    keeps: bool,
     writer: Option<Writer>,
+}
+
+impl Tree<'_> {
+    /// Writes the entries; answers why the snapshot could not be read to its end.
+    fn write(
+        &mut self,
+        store: &Store,
+        id: SnapshotId,
+        below: &[u8],
+        progress: &Progress,
+    ) -> Result<Option<String>> {
+        match store.restore(id, below, self, progress) {
+            Ok(()) => Ok(None),
+            // nothing is made at the target before the snapshot is known to open
+            Err(error) if work::is_cancelled(error.downcast_ref()) => Err(error),
+            Err(error) if self.writer.is_some() && error.is::<engine::Error>() => Ok(Some(
+                format!("the rest of the snapshot is not restored: {error:#}"),
+            )),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 impl Target for Tree<'_> {
@@ -156,22 +199,38 @@ impl Target for Tree<'_> {
                 .insert(Writer::new(self.target, Options::default())?),
         };
         writer.begin(entry)?;
-        Ok(writer.hand_out().map(File))
+        let keeps = self.keeps;
+        Ok(writer.hand_out().map(|filling| File { filling, keeps }))
     }
 }
 
-struct File(Filling);
+struct File {
+    filling: Filling,
+    /// Even where a part is lost.
+    keeps: bool,
+}
 
 impl TargetFile for File {
     fn write(&self, bytes: &[u8], at: u64) {
-        self.0.write(bytes, at);
+        self.filling.write(bytes, at);
     }
 
-    fn lost(&self, error: engine::Error) {
-        self.0.abandon(&format!("{:#}", anyhow::Error::from(error)));
+    fn lost(&self, at: u64, length: u64, error: engine::Error) -> bool {
+        let cancelled = work::is_cancelled(Some(&error));
+        let why = format!("{:#}", anyhow::Error::from(error));
+        let keeps = self.keeps && !cancelled;
+        if keeps {
+            self.filling.lose(at, length, &why);
+        } else if cancelled {
+            self.filling.abandon(&why);
+        } else {
+            let next = "restore with --keep-damaged to have the rest, with zeros there";
+            self.filling.abandon(&format!("{why}; {next}"));
+        }
+        keeps
     }
 
     fn done(self, length: u64) {
-        self.0.complete(length);
+        self.filling.complete(length);
     }
 }

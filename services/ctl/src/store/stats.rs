@@ -1,6 +1,8 @@
 //! `strongroom store stats`.
 
-use super::{Outcome, answer, group_of, in_parentheses, open_with_key, outcome, show};
+use super::{
+    Outcome, answer, group_of, in_parentheses, open_to_read, open_with_key, outcome, show,
+};
 use anyhow::Result;
 use clap::Args;
 use engine::SnapshotInfo;
@@ -33,7 +35,7 @@ struct Group {
 
 impl Stats {
     pub(super) fn run(&self, json: bool) -> Result<Outcome> {
-        let store = open_with_key(&self.dir, self.key_file.as_deref())?;
+        let store = open_with_key(&self.dir, self.key_file.as_deref(), open_to_read)?;
         let (snapshots, unreadable) = store.snapshots()?;
         let groups = groups(&snapshots);
         let (sums, index) = (store.stats()?, store.index_size()?);

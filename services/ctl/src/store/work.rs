@@ -5,7 +5,7 @@ use super::meter::Meter;
 use anyhow::{Error, Result, anyhow};
 use engine::Progress;
 use std::io;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,6 +22,14 @@ fn cancels(next: Option<Arc<Progress>>) -> Option<Arc<Progress>> {
         &mut *RUNNING.lock().unwrap_or_else(PoisonError::into_inner),
         next,
     )
+}
+
+/// Whether signals are somebody else's while nothing runs here.
+static LEFT: AtomicBool = AtomicBool::new(false);
+
+/// For a command that has its own way with signals, once it has begun.
+pub(super) fn leave_signals() {
+    LEFT.store(true, Relaxed);
 }
 
 /// Catches signals from now on.
@@ -47,6 +55,7 @@ fn catch() -> io::Result<()> {
                         first = Some(Instant::now());
                     }
                     None if first.is_some_and(|first| first.elapsed() < ONE) => {}
+                    None if LEFT.load(Relaxed) => {}
                     None => std::process::exit(2),
                 }
             }

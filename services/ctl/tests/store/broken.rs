@@ -169,7 +169,10 @@ fn what_a_later_release_wrote_is_refused_with_that_word() {
     let (_, error) = bench.ends(&["verify", "s"], 1);
     assert!(error.contains(UPDATE) && error.contains(id), "{error}");
     let (_, error) = bench.ends(&["restore", "s", "--key-file", "k", "latest", "back"], 2);
-    assert_eq!(error, "strongroom: the datastore has no snapshot yet\n");
+    assert_eq!(
+        error,
+        "strongroom: the datastore has no snapshot that can be read; make one by a backup\n"
+    );
 
     let text = fs::read_to_string(bench.at("k")).unwrap();
     // digits: eight bytes of mark, then the version
@@ -233,4 +236,37 @@ fn packs_cut_off_and_files_of_elsewhere_cost_what_was_in_them_alone() {
         []
     );
     assert!(bench.at("s/packs/notes").exists() && bench.at("s/snapshots/notes").exists());
+}
+
+#[test]
+fn a_snapshot_that_cannot_be_read_is_named_by_who_stops_for_it_and_can_be_forgotten() {
+    let bench = Bench::new();
+    let source = bench.at("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("file"), "content").unwrap();
+    let id = bench.backup(&source)["snapshot"].clone();
+    let id = id.as_str().unwrap();
+    bench.backup(&source);
+    let file = bench.at(&format!("s/snapshots/{id}.snap"));
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[40] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let words = format!("snapshot {id} cannot be read, so nobody knows what it needs");
+    for gc in [&["gc", "s"][..], &["gc", "s", "--dry-run"]] {
+        let (_, error) = bench.ends(gc, 2);
+        assert!(error.contains(&words) && error.contains("or forget the snapshot"));
+    }
+    let (_, error) = bench.ends(&["restore", "s", "--key-file", "k", &id[..9], "back"], 2);
+    assert!(
+        error.contains(&format!("snapshots/{id}.snap cannot be used")),
+        "{error}"
+    );
+    let (_, error) = bench.ends(&["forget", "s", ""], 2);
+    assert!(
+        error.contains("several snapshots begin with \"\";"),
+        "{error}"
+    );
+    bench.good(&["forget", "s", &id[..9]]);
+    bench.good(&["gc", "s"]);
+    bench.good(&["restore", "s", "--key-file", "k", "latest", "back"]);
 }

@@ -98,13 +98,20 @@ fn a_datastore_is_healed_from_its_copy_whatever_file_is_damaged() {
         fs::write(bench.at(file), &bytes).unwrap();
     }
     fs::remove_file(bench.at("s/index")).unwrap();
+    let (_, error) = bench.ends(&["repair", "s", "--from", "./s/"], 2);
+    assert!(error.contains("is the datastore itself; name"), "{error}");
     let (_, error) = bench.ends(&["verify", "s"], 2);
-    assert!(error.contains("datastore cannot be used"), "{error}");
-    bench.ends(&["repair", "s"], 2);
+    assert!(error.contains("s/datastore cannot be used"), "{error}");
+    fs::remove_file(bench.at("s/datastore")).unwrap();
+    let (_, error) = bench.ends(&["repair", "s"], 2);
+    let words = "its file `datastore` is lost; `strongroom store repair s --from DIR2`";
+    assert!(error.contains(words), "{error}");
     let repaired = bench.json(&["repair", "s", "--from", "far"]);
-    assert_eq!(repaired["datastore_file_mended"], true);
+    for made in ["datastore_file_mended", "index_made"] {
+        assert_eq!(repaired[made], true, "{repaired}");
+    }
     assert_eq!(repaired["healed"], json!([id]));
-    assert!(repaired["frames"].as_u64() > Some(10), "{repaired}");
+    assert!(repaired["frames"].as_u64() > Some(5), "{repaired}");
     bench.good(&["verify", "s", "--key-file", "k"]);
     bench.good(&["restore", "s", "--key-file", "k", "latest", "back"]);
     assert_eq!(compare(&source, &bench.at("back")).unwrap().differences, []);

@@ -6,6 +6,7 @@ mod copies;
 mod devices;
 mod disks;
 mod forge;
+mod full;
 mod hostile;
 mod many;
 mod mounted;
@@ -149,12 +150,22 @@ fn a_part_is_restored_and_a_part_that_is_not_there_is_told() {
     assert!(bench.at("full/a/b/c").exists() && !bench.at("full/a/bc").exists());
     let longer = format!("{full}d");
     let (_, error) = bench.ends(&part(&longer, "nowhere"), 2);
-    assert!(error.contains("the snapshot holds no"), "{error}");
-    let (_, error) = bench.ends(&part("b", "nowhere"), 2);
-    assert!(
-        error.contains("the snapshot holds no b; `--path` names"),
-        "{error}"
+    let words = format!(
+        "the snapshot holds no {longer}, it is of {}; ",
+        source.display()
     );
+    assert!(error.contains(&words), "{error}");
+    let (_, error) = bench.ends(&part("b", "nowhere"), 2);
+    assert!(error.contains("; name it as it was backed up"), "{error}");
+    // and from where one is, whatever it was called then
+    bench.json(&["backup", "s", "--key-file", "k", "--group", "g", "source/."]);
+    let listed = bench.json(&["snapshots", "s", "--key-file", "k"]);
+    let newest = &listed["snapshots"][0];
+    assert_eq!(newest["paths"][0], source.to_str().unwrap());
+    let mut relative = part("source/a/b", "relative");
+    relative[4] = "latest";
+    bench.good(&relative);
+    assert!(bench.at("relative/a/b/c").exists() && !bench.at("relative/a/bc").exists());
     assert!(!bench.at("nowhere").exists(), "nothing is made");
     let (_, error) = bench.ends(&part("a", "back"), 2);
     assert!(error.contains("back is not empty"), "{error}");
@@ -190,7 +201,7 @@ fn what_cannot_be_is_refused_by_a_sentence_and_changes_nothing() {
         ),
         (
             &["restore", "s", "--key-file", "k", "latest", "back"],
-            "the datastore has no snapshot yet",
+            "the datastore has no snapshot that can be read; make one by a backup",
         ),
         (
             &["restore", "s", "--key-file", "k", "abcd", "back"],
@@ -240,6 +251,23 @@ fn a_datastore_in_use_says_by_whom() {
 }
 
 #[test]
+fn what_cannot_be_printed_is_told_in_a_sentence() {
+    let bench = Bench::new();
+    let full = fs::File::create("/dev/full").unwrap();
+    let out = bench
+        .command(&["stats", "s"])
+        .stdout(full)
+        .output()
+        .unwrap();
+    let (_, error) = told(&out, 2);
+    assert!(
+        error.contains("standard output cannot be written (No space left"),
+        "{error}"
+    );
+    assert_eq!(error.lines().count(), 1, "{error}");
+}
+
+#[test]
 fn keys_are_their_owners_alone_and_never_printed() {
     let bench = Bench::new();
     let mode = bench.at("k").metadata().unwrap().permissions().mode();
@@ -272,6 +300,7 @@ fn damage_is_found_without_a_key_and_restored_around() {
     let text: String = (0..200_000u64).map(|i| format!("{} ", i * i)).collect();
     fs::write(source.join("large"), &text).unwrap();
     fs::write(source.join("small"), "kept").unwrap();
+    fs::hard_link(source.join("large"), source.join("other")).unwrap();
     let id = bench.backup(&source)["snapshot"].clone();
     let id = id.as_str().unwrap();
     let largest = bench
@@ -284,9 +313,41 @@ fn damage_is_found_without_a_key_and_restored_around() {
     fs::write(&largest, &bytes).unwrap();
     let restore = ["restore", "s", "--key-file", "k", id, "back"];
     let (_, error) = bench.ends(&restore, 1);
-    assert!(error.contains("1 problem:\n  large: chunk "), "{error}");
+    assert!(error.contains("2 problems:\n  large: chunk "), "{error}");
+    assert!(
+        error.contains("with --keep-damaged to have the rest"),
+        "{error}"
+    );
+    assert!(
+        error.ends_with("other: is another name of large, which could not be restored\n"),
+        "{error}"
+    );
     assert_eq!(fs::read_to_string(bench.at("back/small")).unwrap(), "kept");
     assert!(!bench.at("back/large").exists());
+    let (_, refused) = bench.ends(&["restore", "s", "--key-file", "k", id, "s/back/here"], 2);
+    assert!(
+        refused.contains("s/back/here is in the datastore; choose"),
+        "{refused}"
+    );
+    let mut keeps = restore.to_vec();
+    keeps.extend(["--keep-damaged"]);
+    keeps[5] = "kept";
+    let (_, error) = bench.ends(&keeps, 1);
+    assert!(error.contains("1 problem:\n  large: bytes "), "{error}");
+    let kept = fs::read(bench.at("kept/other")).unwrap();
+    let differs = |(a, b): &(&u8, &u8)| a != b;
+    let lost: Vec<u8> = kept
+        .iter()
+        .zip(text.as_bytes())
+        .filter(differs)
+        .map(|(a, _)| *a)
+        .collect();
+    assert_eq!(kept.len(), text.len());
+    assert!(
+        (1000..300_000).contains(&lost.len()) && lost.iter().all(|b| *b == 0),
+        "{}",
+        lost.len()
+    );
     let (out, error) = bench.ends(&["verify", "s"], 1);
     assert!(
         out.contains("1 chunk damaged, 0 missing, 1 snapshot affected"),
@@ -316,7 +377,7 @@ fn damage_is_found_without_a_key_and_restored_around() {
         fs::write(&pack, &bytes).unwrap();
     }
     let (_, error) = bench.ends(&["verify", "s", "--key-file", "k"], 1);
-    let words = format!("snapshot {id}:\n  3 entries whose names cannot be read either\n");
+    let words = format!("snapshot {id}:\n  4 entries whose names cannot be read either\n");
     assert!(error.contains(&words), "{error}");
 }
 
@@ -345,6 +406,11 @@ fn a_lost_index_is_made_anew_without_a_key() {
         let recovered = bench.json(&["recover", "s"]);
         assert_eq!(recovered["chunks"], before["chunks"], "{damage}");
         assert_eq!(bench.sums("s"), before, "{damage}");
+    }
+    // whatever needs it makes it, and says so
+    fs::remove_file(bench.at("s/index")).unwrap();
+    for told in ["strongroom: the index of s was made anew\n", ""] {
+        assert_eq!(bench.ends(&["stats", "s"], 0).1, told);
     }
     bench.good(&["restore", "s", "--key-file", "k", "latest", "back"]);
     assert_eq!(compare(&source, &bench.at("back")).unwrap().differences, []);

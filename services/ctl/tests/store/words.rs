@@ -78,7 +78,7 @@ fn where_nothing_is_stored_or_freed_no_ratio_and_no_sum_is_made_of_it() {
             !said.contains(['(', '-']) || said.contains("GROUP"),
             "{said}"
         );
-        assert!(!said.contains(":1"), "{said}");
+        assert!(!said.contains(":1)"), "{said}");
     }
     fs::write(bench.at("empty/text"), "text ".repeat(10_000)).unwrap();
     let said = bench.good(&backup);

@@ -2,7 +2,7 @@
 
 use super::Collected;
 use crate::core::{PACKS, pack_name};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, unless_full};
 use crate::index::{Location, Move, Pack};
 use crate::pack::{MOST_FRAMES, MOST_REFERENCES, OpenPack};
 use crate::progress::Progress;
@@ -232,6 +232,17 @@ impl Store {
             from: &from,
             to: to.map(|(id, records): &(_, Vec<Record>)| (*id, &records[..])),
         })?;
+        self.remove(packs)
+    }
+
+    /// Packs that hold garbage alone.
+    pub(super) fn of_no_use(&self) -> Result<Packs> {
+        let index = &self.core.index;
+        index.packs_that(|_, pack| pack.bytes > 0 && pack.dead == pack.bytes)
+    }
+
+    pub(super) fn remove(&self, packs: &[(u32, Pack)]) -> Result<()> {
+        let core = &self.core;
         for (_, pack) in packs {
             let name = pack_name(pack.id);
             core.close_pack(pack.id);
@@ -240,5 +251,27 @@ impl Store {
                 .map_err(core.io("remove", &name))?;
         }
         core.storage.sync_dir(PACKS).map_err(core.io("sync", PACKS))
+    }
+
+    /// Where a full disk took no burial: packs that hold garbage alone go before the index says so, which
+    /// is then written. If power fails in between, it is made anew.
+    pub(super) fn make_room(&self, sum: &mut Collected) -> Result<()> {
+        let index = &self.core.index;
+        index.stop_merging();
+        let going = self.of_no_use()?;
+        self.remove(&going)?;
+        let from: Vec<u32> = going.iter().map(|(number, _)| *number).collect();
+        let to = None;
+        let written = index.relocate(&Move { from: &from, to });
+        if index.writable().is_err() {
+            // opened again it misses packs, so it is made anew
+            unless_full(written)?;
+            self.reopen_index()?;
+        } else {
+            written?;
+        }
+        sum.left += going.iter().map(|(_, p)| u64::from(p.dead)).sum::<u64>();
+        sum.add(&going);
+        Ok(())
     }
 }

@@ -63,8 +63,12 @@ impl Catalogue {
         let database = Contained::open(Backend(file), CACHE)?;
         let contents = database.run(|database| {
             let transaction = database.begin_write()?;
-            let contents = read(&transaction)?;
-            transaction.commit()?;
+            let (contents, is_new) = read(&transaction)?;
+            // who only looks needs no room on the disk
+            match is_new {
+                true => transaction.commit()?,
+                false => transaction.abort()?,
+            }
             Ok(contents)
         })?;
         Ok((Self(database), contents))
@@ -137,15 +141,16 @@ fn write(transaction: &WriteTransaction, change: &Change<'_>) -> Result<(), redb
     Ok(())
 }
 
-fn read(transaction: &WriteTransaction) -> Result<Contents, redb::Error> {
+/// Also whether it was just made.
+fn read(transaction: &WriteTransaction) -> Result<(Contents, bool), redb::Error> {
     let mut sums = transaction.open_table(SUMS)?;
-    if transaction.list_tables()?.count() > 1 {
-        let version = sums.get(VERSION.0)?.map(|v| v.value());
-        if version != Some(VERSION.1) {
-            return Err(redb::Error::Corrupted("it is of another release".into()));
-        }
+    let is_new = transaction.list_tables()?.count() == 1;
+    let version = sums.get(VERSION.0)?.map(|v| v.value());
+    if is_new {
+        sums.insert(VERSION.0, VERSION.1)?;
+    } else if version != Some(VERSION.1) {
+        return Err(redb::Error::Corrupted("it is of another release".into()));
     }
-    sums.insert(VERSION.0, VERSION.1)?;
     let mut contents = Contents::default();
     let sum = |key: u8| Ok::<_, redb::Error>(sums.get(key)?.map_or(0, |v| v.value()));
     contents.totals = Totals {
@@ -180,7 +185,7 @@ fn read(transaction: &WriteTransaction) -> Result<Contents, redb::Error> {
     for row in transaction.open_table(CANDIDATES)?.iter()? {
         contents.candidates.push(Digest(*row?.0.value()));
     }
-    Ok(contents)
+    Ok((contents, is_new))
 }
 
 /// redb's file, through our storage, so that crash tests reach it.

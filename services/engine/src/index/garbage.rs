@@ -37,9 +37,7 @@ impl Index {
     pub(crate) fn references(&self, digest: &Digest) -> Result<(Option<Place>, i64)> {
         let shared = &self.shared;
         shared.with(|opened| {
-            let place = opened
-                .find(&shared.near, digest)
-                .map_err(|e| shared.io(e))?;
+            let place = opened.find(digest).map_err(|e| shared.io(e))?;
             let references = opened.references(digest).map_err(|e| shared.io(e))?;
             Ok((place.map(|(place, _)| place), references))
         })
@@ -121,10 +119,11 @@ impl Index {
         })
     }
 
-    /// Buries, unless something was rescued meanwhile; says whether it did. Durable on return.
+    /// Buries, unless something was rescued meanwhile; says whether it did. Durable with the next
+    /// [`Index::flush`].
     pub(crate) fn bury(&self, burial: Burial<'_>) -> Result<bool> {
         let _writing = locked(&self.shared.writing);
-        let buried = self.shared.change(|opened| {
+        self.shared.change(|opened| {
             if self.rescues() != burial.rescues {
                 return Ok(false);
             }
@@ -159,9 +158,7 @@ impl Index {
                 }
             }
             Ok(true)
-        })?;
-        self.shared.flush()?;
-        Ok(buried)
+        })
     }
 
     /// Has frames found in the pack they were copied to, and the packs they were in forgotten;

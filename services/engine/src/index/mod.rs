@@ -33,8 +33,9 @@ mod tests;
 pub(crate) use garbage::{Burial, Move};
 
 use crate::core::{locked, pack_name};
-use crate::error::{Error, Result, format_error, io_error};
+use crate::error::{Error, Result, format_error, io_error, unless_full};
 use crate::memory::Memory;
+use crate::progress::Progress;
 use crate::recover::{Unread, open_pack};
 use crate::storage::{Storage, read_exact};
 use catalogue::{Catalogue, Change};
@@ -150,6 +151,8 @@ pub(crate) struct Setting {
     pub(crate) memory: Arc<Memory>,
     /// Rows at which those in memory become a run.
     pub(crate) batch: usize,
+    /// Counts what is read of packs to make it anew.
+    pub(crate) progress: Arc<Progress>,
     /// Where places of packs that cannot be read are noted, if they are to be taken for damaged.
     pub(crate) unread: Option<Unread>,
 }
@@ -171,7 +174,6 @@ impl Found {
 
 struct Shared {
     setting: Setting,
-    near: Near,
     /// `None` until it is opened.
     opened: RwLock<Option<Opened>>,
     /// Held while what is in the catalogue changes.
@@ -265,7 +267,8 @@ impl Shared {
                 .and_then(|file| Run::open(file, *datastore, memory.clone()));
             runs.push((*number, Arc::new(run.map_err(|e| self.io(e))?)));
         }
-        Ok(Opened::new(catalogue, contents, runs))
+        let near = Near::new(memory.clone());
+        Ok(Opened::new(catalogue, contents, runs, near))
     }
 
     /// What a frame of a pack refers to.
@@ -386,7 +389,6 @@ impl Index {
 
     fn by(setting: Setting, catalogue: &str) -> Result<Self> {
         let shared = Arc::new(Shared {
-            near: Near::new(setting.memory.clone()),
             setting,
             opened: RwLock::new(None),
             writing: Mutex::default(),
@@ -411,6 +413,12 @@ impl Index {
         })
     }
 
+    /// Writes what is only in memory; durable on return.
+    pub(crate) fn flush(&self) -> Result<()> {
+        let _writing = locked(&self.shared.writing);
+        self.shared.flush()
+    }
+
     /// Has nothing written before `add` has added all, which it says. If it does not, the index can only
     /// be read until it is opened again, and then has nothing of it.
     pub(crate) fn at_once(&self, add: impl FnOnce() -> Result<bool>) -> Result<bool> {
@@ -426,7 +434,8 @@ impl Index {
         }
         let _writing = locked(&self.shared.writing);
         incomplete(false)?;
-        self.shared.flush()?;
+        // who only reads needs no room on the disk
+        unless_full(self.shared.flush())?;
         Ok(true)
     }
 
@@ -435,25 +444,39 @@ impl Index {
         self.shared.with(|opened| Ok(opened.recent.rows.len()))
     }
 
-    /// Opens it again if a failure left its catalogue closed; says whether it was. Packs that are not
-    /// in it may then be there.
-    pub(crate) fn reopen(&self) -> Result<bool> {
-        if self.writable().is_ok() {
-            return Ok(false);
-        }
+    /// Takes the place of itself with one that `open` opens, for a failure left it to be read only. If that
+    /// fails it stays so.
+    pub(crate) fn reopen(&self, open: impl FnOnce(Setting) -> Result<Self>) -> Result<()> {
+        let shared = &self.shared;
         // whose files are about to be taken for left over
         self.mergers.stop();
         // a run that is being written is none of the index that is opened now
-        let _writing = locked(&self.shared.writing);
-        let mut opened = self
-            .shared
-            .opened
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        *opened = Some(self.shared.open(INDEX)?);
+        let _writing = locked(&shared.writing);
+        shared.change(|opened| {
+            // it may write to its file when it is closed
+            if opened.catalogue.is_ok() {
+                opened.catalogue = Err(Arc::new(shared.damaged(INCOMPLETE)));
+            }
+            Ok(())
+        })?;
+        let fresh = open(shared.setting.clone())?;
+        fresh.mergers.stop();
+        let place = |shared: &Shared, new| {
+            let mut opened = shared
+                .opened
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *opened, new)
+        };
+        place(shared, place(&fresh.shared, None));
         // nothing is condemned any more
-        self.shared.rescues.fetch_add(1, Relaxed);
-        Ok(true)
+        shared.rescues.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    /// Ends what is merged, which gives back the room that it takes.
+    pub(crate) fn stop_merging(&self) {
+        self.mergers.stop();
     }
 
     /// What it was opened with.
@@ -467,9 +490,9 @@ impl Index {
 
     /// Has something done before anything else changes.
     fn look_up_and(&self, digest: &Digest, then: impl FnOnce(&Found)) -> Result<Option<Found>> {
-        let Shared { setting, near, .. } = &*self.shared;
+        let setting = &self.shared.setting;
         let found = self.shared.with(|opened| {
-            let found = opened.find(near, digest).map_err(|e| self.shared.io(e))?;
+            let found = opened.find(digest).map_err(|e| self.shared.io(e))?;
             let Some((place, far)) = found else {
                 return Ok(None);
             };
@@ -480,21 +503,11 @@ impl Index {
                 condemned,
             });
             let found = found.inspect(then);
-            Ok(found.map(|found| (found, far)))
+            Ok(found.map(|found| (found, far.then(|| opened.near.clone()))))
         })?;
-        if let Some((
-            Found {
-                place, location, ..
-            },
-            true,
-        )) = found
-        {
-            near.touch(
-                &*setting.storage,
-                setting.datastore,
-                place.pack,
-                location.pack,
-            );
+        if let Some((found, Some(near))) = &found {
+            let (number, id) = (found.place.pack, found.location.pack);
+            near.touch(&*setting.storage, setting.datastore, number, id);
         }
         Ok(found.map(|(found, _)| found))
     }

@@ -36,6 +36,7 @@ pub(super) struct Opened {
     pub(super) incomplete: bool,
     /// About to be buried: nothing new is to lean on these.
     pub(super) condemned: HashSet<Digest>,
+    pub(super) near: Arc<Near>,
 }
 
 /// What no run has yet, and what the catalogue does not say yet.
@@ -78,6 +79,7 @@ impl Opened {
         catalogue: Catalogue,
         contents: Contents,
         runs: Vec<(u64, Arc<Run>)>,
+        near: Near,
     ) -> Self {
         Self {
             catalogue: Ok(catalogue),
@@ -94,6 +96,7 @@ impl Opened {
             recent: Recent::default(),
             incomplete: false,
             condemned: HashSet::new(),
+            near: Arc::new(near),
         }
     }
 
@@ -133,7 +136,7 @@ impl Opened {
     }
 
     /// The place of a digest; and whether the disk was asked, or might have been.
-    pub(super) fn find(&self, near: &Near, digest: &Digest) -> io::Result<Option<(Place, bool)>> {
+    pub(super) fn find(&self, digest: &Digest) -> io::Result<Option<(Place, bool)>> {
         match self.recent.rows.get(digest).map(|row| row.state) {
             Some(State::Dead) => return Ok(None),
             Some(State::At(place)) if self.counts(place.pack) => return Ok(Some((place, false))),
@@ -148,7 +151,7 @@ impl Opened {
                 // a pack's footer does not tell what of it is dead or was stored anew elsewhere
                 let whole =
                     |place: &Place| self.packs.get(&place.pack).is_some_and(|p| p.dead == 0);
-                if let Some(place) = near.find(digest).filter(whole) {
+                if let Some(place) = self.near.find(digest).filter(whole) {
                     return Ok(Some((place, false)));
                 }
                 asked = true;

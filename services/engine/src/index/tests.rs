@@ -79,6 +79,7 @@ fn setting(storage: impl Storage) -> Setting {
         datastore: DatastoreId([1; 16]),
         memory: Memory::new(64 << 10),
         batch: 8,
+        progress: Arc::default(),
         unread: None,
     }
 }
@@ -230,7 +231,7 @@ fn a_run_that_is_being_written_is_none_of_the_index_that_is_opened_again() {
         parking.reached.recv().unwrap();
         fails.store(false, Relaxed);
         let opening = scope.spawn(|| {
-            let opened = index.reopen();
+            let opened = index.reopen(Index::open);
             end.send(()).unwrap();
             opened
         });
@@ -239,7 +240,7 @@ fn a_run_that_is_being_written_is_none_of_the_index_that_is_opened_again() {
         parking.go_on.send(()).unwrap();
         let written = writing.join().unwrap();
         assert!(matches!(written, Err(Error::Stopped(_))), "{written:?}");
-        assert!(opening.join().unwrap().unwrap());
+        opening.join().unwrap().unwrap();
     });
     // of the number that the other pack had
     add(2).unwrap();

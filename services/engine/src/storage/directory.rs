@@ -12,6 +12,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct Directory {
     path: PathBuf,
+    reads: bool,
 }
 
 impl Directory {
@@ -20,9 +21,22 @@ impl Directory {
     /// # Errors
     /// When it does not, or is no directory.
     pub fn open(path: &Path) -> io::Result<Self> {
+        Self::open_as(path, false)
+    }
+
+    /// A directory of which files are opened for reading only, as one has them that cannot be written.
+    ///
+    /// # Errors
+    /// As [`Directory::open`].
+    pub fn open_to_read(path: &Path) -> io::Result<Self> {
+        Self::open_as(path, true)
+    }
+
+    fn open_as(path: &Path, reads: bool) -> io::Result<Self> {
         if fs::metadata(path)?.is_dir() {
             Ok(Self {
                 path: path.to_owned(),
+                reads,
             })
         } else {
             Err(io::ErrorKind::NotADirectory.into())
@@ -66,11 +80,9 @@ impl Storage for Directory {
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        let file = fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(self.at(name))?;
-        Ok(Arc::new(file))
+        let mut options = fs::OpenOptions::new();
+        options.read(true).write(!self.reads);
+        Ok(Arc::new(options.open(self.at(name))?))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -109,26 +121,31 @@ impl Storage for Directory {
 
     fn lock(&self) -> io::Result<Box<dyn Guard>> {
         let mut options = fs::OpenOptions::new();
-        options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600);
-        let file = options.open(self.at("lock"))?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        options.read(true).write(!self.reads).create(!self.reads);
+        options.truncate(false).mode(0o600);
+        let file = match options.open(self.at("lock")) {
+            // whoever wrote in it would have made one
+            Err(error) if self.reads && error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Box::new(Unheld));
+            }
+            file => file?,
+        };
+        let how = match self.reads {
+            true => FlockArg::LockSharedNonblock,
+            false => FlockArg::LockExclusiveNonblock,
+        };
+        match Flock::lock(file, how) {
+            Ok(held) if self.reads => Ok(Box::new(Held(held))),
             Ok(mut held) => {
-                held.set_len(0)?;
-                held.rewind()?;
-                write!(held, "{}", std::process::id())?;
+                let name = held.set_len(0).and_then(|()| held.rewind());
+                // best effort: a full disk has no room for it
+                let _ = name.and_then(|()| write!(held, "{}", std::process::id()));
                 Ok(Box::new(Held(held)))
             }
             Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
                 let mut text = String::new();
                 (&mut file).take(20).read_to_string(&mut text)?;
-                let holder = text
-                    .parse::<u32>()
-                    .map_or("another process".into(), process);
+                let holder = text.parse().map_or("another process".into(), process);
                 Err(io::Error::new(io::ErrorKind::WouldBlock, holder))
             }
             Err((_, errno)) => Err(errno.into()),
@@ -147,6 +164,10 @@ fn process(number: u32) -> String {
 struct Held(#[expect(dead_code, reason = "holds the lock until dropped")] Flock<fs::File>);
 
 impl Guard for Held {}
+
+struct Unheld;
+
+impl Guard for Unheld {}
 
 impl File for fs::File {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {

@@ -54,8 +54,9 @@ impl TargetFile for File {
         assert_eq!(before, None, "a byte comes once");
     }
 
-    fn lost(&self, error: Error) {
+    fn lost(&self, _: u64, _: u64, error: Error) -> bool {
         self.0.lost.lock().unwrap().get_or_insert(error);
+        false
     }
 
     fn done(self, length: u64) {

@@ -158,6 +158,124 @@ fn a_snapshot_of_which_a_failure_was_told_is_gone_unless_it_was_locked() {
     }
 }
 
+/// Runs this on a disk that fails or fills up at every call of it that changes something. Then it is run
+/// once more, or twice where the first only tells what had failed before.
+fn upkeep<P>(
+    least: u64,
+    prepare: impl Fn(&Rig, &Simulated) -> P + Sync,
+    run: impl Fn(&P) -> engine::Result<()> + Sync,
+) {
+    let rig = Rig::new();
+    for fault in [Fault::Error, Fault::Short, Fault::Full] {
+        let failures = AtomicU64::new(0);
+        let calls = for_every_call(|call| {
+            let storage = rig.disk();
+            let prepared = prepare(&rig, &storage);
+            let at = storage.calls() + call;
+            storage.set_fault(Some(fault(at)));
+            let ended = run(&prepared);
+            storage.set_fault(None);
+            let reached = storage.calls() > at;
+            if let Err(error) = &ended {
+                failures.fetch_add(1, Relaxed);
+                let error = told(error);
+                let of_it = match fault(at) {
+                    Fault::Full(_) => matches!(error, Error::Full { .. }),
+                    _ => matches!(error, Error::Io { .. }),
+                };
+                assert!(of_it, "{error}");
+            }
+            let cut = [0, call + 1, u64::MAX].map(|choice| storage.after_power_cut(choice));
+            if let Err(error) = run(&prepared) {
+                told(&error);
+                run(&prepared).unwrap();
+            }
+            drop(prepared);
+            let whole = [(rig.first.0, &rig.first.1)];
+            for disk in cut.iter().chain([&storage]) {
+                let prepared = prepare(&rig, disk);
+                run(&prepared).unwrap();
+                drop(prepared);
+                in_order(&opened(disk, &rig.keys), &whole, &files(25, 1));
+            }
+            reached
+        });
+        let failures = failures.into_inner();
+        println!("{failures} failures in {calls} calls");
+        assert!(calls > least && failures > 0, "{calls}");
+    }
+}
+
+#[test]
+fn a_collection_whose_disk_fails_or_fills_up_at_any_call() {
+    let prepare = |rig: &Rig, disk: &Simulated| {
+        let store = opened(disk, &rig.keys);
+        // packs that go, packs of which a part stays, and short ones
+        let mut gone = vec![back_up(&store, &files(40, 10)).unwrap()];
+        gone.extend((0..16).map(|n| back_up(&store, &files(1, 900 + n)).unwrap()));
+        store.forget(&gone).unwrap();
+        store
+    };
+    upkeep(20, prepare, |store| {
+        store.collect(&Progress::default())?;
+        assert_eq!(store.garbage(&Progress::default())?.bytes, 0);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_repair_whose_disk_fails_or_fills_up_at_any_call() {
+    let prepare = |rig: &Rig, disk: &Simulated| {
+        let other = opened(&rig.disk(), &rig.keys);
+        for pack in disk.list("packs").unwrap() {
+            disk.tamper(&format!("packs/{pack}"), |bytes| bytes[300] ^= 1);
+        }
+        (opened(disk, &rig.keys), other)
+    };
+    upkeep(20, prepare, |(store, other)| {
+        let repaired = store.repair(Some(other), &Progress::default())?;
+        assert!(repaired.left.is_empty() && repaired.damaged.is_empty());
+        Ok(())
+    });
+}
+
+#[test]
+fn a_copy_whose_disk_fails_or_fills_up_at_any_call() {
+    let prepare = |rig: &Rig, disk: &Simulated| {
+        let from = opened(&rig.disk(), &rig.keys);
+        let second = back_up(&from, &files(40, 500)).unwrap();
+        (from, opened(disk, &rig.keys), second)
+    };
+    upkeep(20, prepare, |(from, to, second)| {
+        let copied = from.copy_to(to, &Progress::default())?;
+        assert!(copied.left_out.is_empty());
+        assert_eq!(taken(to, *second)?, files(40, 500));
+        Ok(())
+    });
+}
+
+#[test]
+fn a_lock_and_a_removal_whose_disk_fails_or_fills_up_at_any_call() {
+    let prepare = |rig: &Rig, disk: &Simulated| {
+        let store = opened(disk, &rig.keys);
+        let gone = back_up(&store, &files(5, 500)).unwrap();
+        (store, rig.first.0, gone)
+    };
+    upkeep(5, prepare, |(store, kept, gone)| {
+        if !store.locks()?.contains_key(kept) {
+            store.lock_snapshot(*kept, 4_000_000_000)?;
+        }
+        assert!(matches!(
+            store.forget(&[*kept]),
+            Err(Error::LockedSnapshot { .. })
+        ));
+        match store.forget(&[*gone]) {
+            Err(Error::NoSnapshot { .. }) => Ok(()),
+            forgotten => forgotten,
+        }
+    });
+}
+
 /// Runs this with a fault at every reading call of it: it may do without what could not be read, but
 /// gets nothing else instead.
 fn reading<P>(
@@ -202,7 +320,7 @@ fn opening_where_any_read_fails() {
         unreadable.into_iter().try_for_each(|(_, error)| Err(error))
     });
     reading(just, |rig, disk| {
-        let (store, unread) = Store::recover(Arc::new(disk), options(), &Progress::default())?;
+        let (store, unread) = Store::recover(Arc::new(disk), options())?;
         // a second try reads what one failure kept back
         assert_eq!(unread, [] as [String; 0]);
         store.unlock(&rig.keys)

@@ -98,14 +98,7 @@ impl Forge {
         let expected = matches!(error, Error::Content { .. } | Error::NoChunk { .. });
         assert!(expected, "{error}");
         drop(store);
-        drop(
-            Store::recover(
-                Arc::new(self.storage.clone()),
-                options(),
-                &Progress::default(),
-            )
-            .unwrap(),
-        );
+        drop(Store::recover(Arc::new(self.storage.clone()), options()).unwrap());
         let store = opened(&self.storage, &self.keys);
         assert_eq!(restored(&store, self.honest.0).unwrap(), self.honest.1);
         let again = back_up(&store, &self.honest.1).unwrap();

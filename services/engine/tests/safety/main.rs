@@ -2,6 +2,7 @@
 //! that was finished before stays whole.
 
 mod faults;
+mod full;
 mod hostile;
 mod power_cuts;
 mod refusals;

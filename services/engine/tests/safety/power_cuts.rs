@@ -5,7 +5,7 @@
 use crate::trees::*;
 use engine::storage::Storage;
 use engine::storage::simulated::{Fault, Simulated};
-use engine::{Error, Progress, Store};
+use engine::{Error, Store};
 use format::{Keyset, SnapshotId};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -88,8 +88,7 @@ fn power_cut_at_any_call_of_making_the_index_anew() {
     let states = AtomicU64::new(0);
     for_every_call(|call| {
         let storage = base.after_power_cut(u64::MAX);
-        let recover =
-            || Store::recover(Arc::new(storage.clone()), options(), &Progress::default()).map(drop);
+        let recover = || Store::recover(Arc::new(storage.clone()), options()).map(drop);
         let (_, reached) = cut(&storage, call, recover);
         after(&storage, 10, |disk, _| {
             in_order(&opened(disk, &keys), &[(id, &first)], &files(50, 1));

@@ -64,7 +64,7 @@ impl Rig {
             let _ = store.verify(&Progress::default());
             let _ = back_up(&store, &files(3, 3));
         }
-        drop(Store::recover(Arc::new(disk.clone()), options(), &Progress::default()).unwrap());
+        drop(Store::recover(Arc::new(disk.clone()), options()).unwrap());
         let store = opened(&disk, &self.keys);
         assert_eq!(restored(&store, self.info.clear.id).unwrap(), self.tree);
     }
@@ -153,8 +153,7 @@ fn check(pack: &mut [u8]) {
 fn recovered(rig: &Rig, pack: &str, bytes: Vec<u8>) {
     let disk = rig.with(pack, bytes);
     // a version that is none of ours may be refused
-    let Ok((store, _)) = Store::recover(Arc::new(disk.clone()), options(), &Progress::default())
-    else {
+    let Ok((store, _)) = Store::recover(Arc::new(disk.clone()), options()) else {
         return;
     };
     store.unlock(&rig.keys).unwrap();

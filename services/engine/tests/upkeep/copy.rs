@@ -227,8 +227,7 @@ fn frames_that_lead_back_to_themselves_end_it() {
         let check = blake3::hash(&bytes[..end]);
         bytes[end..].copy_from_slice(&check.as_bytes()[..16]);
     });
-    let (site, _) =
-        Store::recover(Arc::new(near.clone()), options(), &Progress::default()).unwrap();
+    let (site, _) = Store::recover(Arc::new(near.clone()), options()).unwrap();
     assert_eq!(site.has(&[root]).unwrap(), [true]);
     let centre = fresh(&Simulated::new(), &keys, Centre);
     let copied = copy(&site, &centre);

@@ -97,9 +97,7 @@ fn a_flipped_bit_anywhere_is_found_without_a_key_and_healed_from_a_copy() {
             let store = match verify(&store) {
                 Err(Error::Index { .. }) if index => {
                     drop(store);
-                    Store::recover(Arc::new(disk.clone()), options(), &Progress::default())
-                        .unwrap()
-                        .0
+                    Store::recover(Arc::new(disk.clone()), options()).unwrap().0
                 }
                 Err(error) => panic!("{context}: {error}"),
                 // an index is made anew when it is opened, or has nothing there

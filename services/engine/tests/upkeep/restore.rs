@@ -51,7 +51,7 @@ impl Target for OneByOne {
 impl TargetFile for Panics {
     fn write(&self, _: &[u8], _: u64) {}
 
-    fn lost(&self, error: Error) {
+    fn lost(&self, _: u64, _: u64, error: Error) -> bool {
         panic!("{error}");
     }
 
@@ -105,7 +105,7 @@ impl TargetFile for Counts {
         self.0.fetch_add(bytes.len() as u64, Relaxed);
     }
 
-    fn lost(&self, error: Error) {
+    fn lost(&self, _: u64, _: u64, error: Error) -> bool {
         panic!("{error}");
     }
 

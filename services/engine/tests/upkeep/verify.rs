@@ -47,12 +47,7 @@ fn damage_below_is_traced_to_its_snapshots_in_whatever_order_packs_are_read() {
             chunks.push(store.digest_of(&tree[1499].1[150]).unwrap());
         }
         drop(store);
-        let (store, _) = Store::recover(
-            Arc::new(disk.clone()),
-            options.clone(),
-            &Progress::default(),
-        )
-        .unwrap();
+        let (store, _) = Store::recover(Arc::new(disk.clone()), options.clone()).unwrap();
         store.unlock(&keys).unwrap();
         assert!(verify(&store).is_clean());
         damage(&disk, &store, &chunks[1]);
@@ -102,8 +97,7 @@ fn a_pack_with_the_content_of_another_is_noticed() {
     assert_eq!(verify(&store).snapshots, [id]);
     // where each frame is can be told anew
     drop(store);
-    let (store, _) =
-        Store::recover(Arc::new(disk.clone()), options(), &Progress::default()).unwrap();
+    let (store, _) = Store::recover(Arc::new(disk.clone()), options()).unwrap();
     store.unlock(&keys).unwrap();
     assert_eq!(restored(&store, id).unwrap(), tree);
 }

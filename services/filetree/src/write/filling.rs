@@ -59,6 +59,19 @@ impl Filling {
         }
     }
 
+    /// Keeps it with zeros where so many bytes cannot be had.
+    pub fn lose(&self, at: u64, length: u64, why: &str) {
+        let sentence = match length {
+            0 => format!("its end is lost: {why}"),
+            _ => format!(
+                "bytes {at} to {} are lost, zeros stand there: {why}",
+                at.saturating_add(length - 1)
+            ),
+        };
+        let problem = Problem::new(&self.entry.path, ProblemKind::Damaged, sentence);
+        self.shared.tell(problem);
+    }
+
     /// Whether it was given up, or could not be written.
     pub(super) fn has_failed(&self) -> bool {
         self.progress.failed.load(Ordering::Relaxed)

@@ -160,10 +160,11 @@ impl Writer {
         };
         linked.map_err(|errno| match errno {
             Errno::NOENT | Errno::NOTDIR | Errno::LOOP => {
-                let sentence = format!(
-                    "is another name of {}, which was not restored; restore that with it",
-                    crate::shown(first)
-                );
+                let next = match lost {
+                    true => "could not be restored",
+                    false => "was not restored; restore that with it",
+                };
+                let sentence = format!("is another name of {}, which {next}", crate::shown(first));
                 Failure::One(Problem::new(&entry.path, ProblemKind::Unwritten, sentence))
             }
             errno => self

@@ -12,7 +12,7 @@ mod serve;
 mod tests;
 mod tree;
 
-use super::{Outcome, Unlocked, answer, outcome, path_json, show, tell_unread, unread};
+use super::{Outcome, Unlocked, answer, outcome, path_json, show, tell_unread, unread, work};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use fuser::{Config, MountOption, Session, SessionACL};
@@ -48,7 +48,7 @@ impl Mount {
             bail!("{DEVICE} is not there; run `modprobe fuse`, or use a kernel that has FUSE");
         }
         let mountpoint = self.mountpoint()?;
-        let store = self.store.open()?;
+        let store = self.store.open_to_read()?;
         let (snapshots, unreadable) = store.snapshots()?;
         let bad = unread(unreadable);
         let count = snapshots.len();
@@ -60,6 +60,7 @@ impl Mount {
         runtime.block_on(async {
             // before the mount, which is not to outlive us
             let mut signals = Signals::new()?;
+            work::leave_signals();
             let session = Session::new(serve::Served(tree.clone()), &mountpoint, &self.options())
                 .map_err(|error| refused(error, &mountpoint))?;
             // as long as the session is ours: it is unmounted where this cannot be printed
@@ -87,16 +88,21 @@ impl Mount {
                         return end.context("the mount ended by a fault of ours")?.context("FUSE failed");
                     }
                     only_once = signals.next() => {
-                        let detach = asked || only_once;
+                        // what is still open of it ends with us
+                        if asked {
+                            return Ok(());
+                        }
                         asked = true;
-                        match end(&mountpoint, detach) {
-                            // what is still open of it ends with us
-                            Ok(()) if detach => return Ok(()),
-                            Ok(()) => {}
-                            Err(error) => eprintln!(
-                                "{} is in use ({error}); close what has it open, or press Ctrl-C again",
+                        if end(&mountpoint, false).is_err() {
+                            end(&mountpoint, true)?;
+                            if only_once {
+                                return Ok(());
+                            }
+                            eprintln!(
+                                "{} is in use: nothing more can be opened in it, and it ends when what is open is \
+                                 closed, or at once by another Ctrl-C",
                                 self.mountpoint.display()
-                            ),
+                            );
                         }
                     }
                 }
