@@ -192,8 +192,8 @@ impl Backup {
             group: self.group.clone(),
             host: first_line("/proc/sys/kernel/hostname"),
             paths: (self.paths.iter())
-                .map(|path| Ok(std::path::absolute(path)?.into_os_string().into_vec()))
-                .collect::<Result<_>>()?,
+                .map(|path| whole(path).into_os_string().into_vec())
+                .collect(),
             source: format!("Linux {}", first_line("/proc/sys/kernel/osrelease")),
             ..Details::default()
         };
@@ -206,6 +206,11 @@ impl Backup {
             details,
         })
     }
+}
+
+/// A path as snapshots name it, absolute and without links; as it was given, if it is gone since the walk began.
+fn whole(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 
 /// What the kernel says of itself; empty where /proc is not mounted.

@@ -8,9 +8,9 @@ use filetree::write::{Filling, Options, Report, Writer};
 use format::SnapshotId;
 use format::entry::Entry;
 use serde_json::json;
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
@@ -99,33 +99,29 @@ impl Restore {
         Ok(outcome(count))
     }
 
-    /// What the snapshot may call the path: what is below the one directory that was backed up, if it is
-    /// named in full, and the path itself; as it was typed, and from where we are.
-    fn names(&self, paths: &[Vec<u8>]) -> Result<Vec<Vec<u8>>> {
-        let Some(typed) = self.path.as_ref().filter(|typed| !typed.is_empty()) else {
-            return Ok(vec![Vec::new()]);
+    /// What the snapshot may call the path: what is below the one that was backed up, and the path itself; as
+    /// it was typed, from where we are, and without links.
+    fn names(&self, paths: &[Vec<u8>]) -> Vec<Vec<u8>> {
+        let Some(typed) = self.path.as_ref().map(Path::new) else {
+            return vec![Vec::new()];
         };
-        let full = std::path::absolute(typed)?;
+        let root = match paths {
+            [only] => Path::new(OsStr::from_bytes(only)),
+            _ => Path::new("/"),
+        };
+        let full = [std::path::absolute(typed), typed.canonicalize()];
         let mut names = Vec::new();
-        for path in [typed.as_bytes(), full.as_os_str().as_bytes()] {
-            let rest = match paths {
-                [only] if only.starts_with(b"/") => path.strip_prefix(&only[..]),
-                _ => None,
-            };
-            let is_below = |rest: &&[u8]| {
-                rest.is_empty() || rest.starts_with(b"/") || paths[0].ends_with(b"/")
-            };
-            for name in rest.filter(is_below).into_iter().chain([path]) {
-                let slash = |b: &u8| *b == b'/';
-                let start = name.iter().take_while(|b| slash(b)).count();
-                let end = name.iter().rev().take_while(|b| slash(b)).count();
-                let name = name.get(start..name.len() - end).unwrap_or_default();
-                if !names.iter().any(|known| known == name) {
-                    names.push(name.to_vec());
+        for path in std::iter::once(typed.to_owned()).chain(full.into_iter().flatten()) {
+            for path in path.strip_prefix(root).into_iter().chain([&*path]) {
+                let parts = path.components();
+                let parts = parts.filter(|p| !matches!(p, Component::RootDir | Component::CurDir));
+                let name = parts.collect::<PathBuf>().into_os_string().into_vec();
+                if !names.contains(&name) {
+                    names.push(name);
                 }
             }
         }
-        Ok(names)
+        names
     }
 
     /// Restores what the snapshot has by the first of these names; also answers by which, and why the
@@ -138,7 +134,7 @@ impl Restore {
     ) -> Result<(Vec<u8>, Report, Option<String>)> {
         let paths = snapshot.details.as_ref().map(|d| &d.paths[..]);
         let paths = paths.unwrap_or_default();
-        for name in self.names(paths)? {
+        for name in self.names(paths) {
             let mut tree = Tree {
                 target: &self.target,
                 keeps: self.keep_damaged,

@@ -22,7 +22,7 @@ use filetree::compare::compare;
 use filetree::specimen::{self, Scale};
 use serde_json::Value;
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -166,6 +166,29 @@ fn a_part_is_restored_and_a_part_that_is_not_there_is_told() {
     relative[4] = "latest";
     bench.good(&relative);
     assert!(bench.at("relative/a/b/c").exists() && !bench.at("relative/a/bc").exists());
+    // by a link and a way back, of one path and of several
+    symlink("source", bench.at("link")).unwrap();
+    fs::write(bench.at("file"), "x").unwrap();
+    let mut backup = vec![
+        "backup",
+        "s",
+        "--key-file",
+        "k",
+        "--group",
+        "g",
+        "source/../link",
+    ];
+    for (target, back) in [("one", "one/a/b/c".into()), ("two", format!("two{full}/c"))] {
+        bench.json(&backup);
+        let listed = bench.json(&["snapshots", "s", "--key-file", "k"]);
+        let path = &listed["snapshots"][0]["paths"][0];
+        assert_eq!(path, source.to_str().unwrap(), "as it is restored");
+        let mut by_link = part("source/../link/a/b", target);
+        by_link[4] = "latest";
+        bench.good(&by_link);
+        assert!(bench.at(&back).exists(), "{back}");
+        backup.push("file");
+    }
     assert!(!bench.at("nowhere").exists(), "nothing is made");
     let (_, error) = bench.ends(&part("a", "back"), 2);
     assert!(error.contains("back is not empty"), "{error}");

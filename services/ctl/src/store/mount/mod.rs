@@ -94,13 +94,15 @@ impl Mount {
                         }
                         asked = true;
                         if end(&mountpoint, false).is_err() {
-                            end(&mountpoint, true)?;
+                            end(&mountpoint, true).with_context(|| {
+                                format!("{} cannot be unmounted", self.mountpoint.display())
+                            })?;
                             if only_once {
                                 return Ok(());
                             }
                             eprintln!(
-                                "{} is in use: nothing more can be opened in it, and it ends when what is open is \
-                                 closed, or at once by another Ctrl-C",
+                                "{} is in use: others no longer see it, and it ends when its last user leaves, or \
+                                 at once by another Ctrl-C",
                                 self.mountpoint.display()
                             );
                         }
