@@ -86,9 +86,9 @@ impl Store {
         let (index, mut sum) = (&self.core.index, Collected::default());
         let mut is_full = false;
         loop {
-            let (marks, changes) = self.bury(progress)?;
+            let (marks, changes, opening) = self.bury(progress)?;
             is_full = is_full || unless_full(index.flush())?.is_none();
-            if is_full && !self.make_room(&mut sum)? {
+            if is_full && !self.make_room(opening, &mut sum)? {
                 continue;
             }
             sum.chunks += marks.dead.len() as u64;
@@ -141,8 +141,8 @@ impl Store {
         Ok(sum)
     }
 
-    /// One round: as much as one may hold in memory.
-    fn bury(&self, progress: &Progress) -> Result<(Marks, Changes)> {
+    /// One round: as much as one may hold in memory. Also in which opening of the index it was buried.
+    fn bury(&self, progress: &Progress) -> Result<(Marks, Changes, u64)> {
         let core = &self.core;
         let ingest = self.ingest()?;
         let taken = ingest.taken();
@@ -165,7 +165,7 @@ impl Store {
             let buried = ingest.at_rest(|| {
                 let now = self.changes()?;
                 if now.came || now.gone != changes.gone {
-                    return Ok(false);
+                    return Ok(None);
                 }
                 let snapshots: Vec<SnapshotId> = now.gone.iter().map(|(id, _)| *id).collect();
                 core.index.bury(Burial {
@@ -177,8 +177,8 @@ impl Store {
                     rescues,
                 })
             })?;
-            if buried {
-                return Ok((marks, changes));
+            if let Some(opening) = buried {
+                return Ok((marks, changes, opening));
             }
             sure = false;
         }

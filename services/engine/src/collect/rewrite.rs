@@ -254,18 +254,13 @@ impl Store {
     }
 
     /// Where a full disk took no burial: packs that hold garbage alone go before the index says so, which
-    /// is then written. If power fails in between, it is made anew. Says whether the burial still stands.
-    pub(super) fn make_room(&self, sum: &mut Collected) -> Result<bool> {
+    /// is then written. If power fails in between, it is made anew. Says whether the burial still stood.
+    pub(super) fn make_room(&self, opening: u64, sum: &mut Collected) -> Result<bool> {
         let index = &self.core.index;
         index.stop_merging();
         // nobody opens the index again meanwhile, which brings back what is not buried durably
         let mut ingest = locked(&self.ingest);
-        if index.writable().is_err() {
-            if unless_full(self.settle(&mut ingest))?.is_none() {
-                // there is no room even to open it, and it still knows of the burial
-                self.remove(&self.of_no_use()?)?;
-                self.settle(&mut ingest)?;
-            }
+        if index.opening() != opening {
             return Ok(false);
         }
         let going = self.of_no_use()?;

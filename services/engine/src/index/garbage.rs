@@ -119,13 +119,13 @@ impl Index {
         })
     }
 
-    /// Buries, unless something was rescued meanwhile; says whether it did. Durable with the next
-    /// [`Index::flush`].
-    pub(crate) fn bury(&self, burial: Burial<'_>) -> Result<bool> {
+    /// Buries, unless something was rescued meanwhile; says in which opening if it did. Durable with the next
+    /// [`Index::flush`], and lost if it is opened again before.
+    pub(crate) fn bury(&self, burial: Burial<'_>) -> Result<Option<u64>> {
         let _writing = locked(&self.shared.writing);
         self.shared.change(|opened| {
             if self.rescues() != burial.rescues {
-                return Ok(false);
+                return Ok(None);
             }
             for (digest, count) in burial.released {
                 let count = i32::try_from(*count).unwrap_or(i32::MAX);
@@ -157,7 +157,7 @@ impl Index {
                     opened.recent.packs.insert(*number);
                 }
             }
-            Ok(true)
+            Ok(Some(self.opening()))
         })
     }
 

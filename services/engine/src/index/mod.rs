@@ -49,7 +49,7 @@ use run::{Builder, Run};
 use std::collections::HashSet;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
 
 /// Name of the catalogue's file.
 pub(crate) const INDEX: &str = "index";
@@ -180,6 +180,8 @@ struct Shared {
     writing: Mutex<()>,
     /// How often something came to lean on what is condemned, or one of it was stored anew.
     rescues: AtomicU64,
+    /// How often it was opened again.
+    openings: AtomicU64,
 }
 
 /// The index of one datastore.
@@ -220,8 +222,12 @@ impl Shared {
         read(opened.ok_or_else(|| self.damaged("it is not open"))?)
     }
 
+    fn opened_mut(&self) -> RwLockWriteGuard<'_, Option<Opened>> {
+        self.opened.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn change<T>(&self, change: impl FnOnce(&mut Opened) -> Result<T>) -> Result<T> {
-        let mut opened = self.opened.write().unwrap_or_else(PoisonError::into_inner);
+        let mut opened = self.opened_mut();
         let opened = opened.as_mut();
         change(opened.ok_or_else(|| self.damaged("it is not open"))?)
     }
@@ -393,11 +399,10 @@ impl Index {
             opened: RwLock::new(None),
             writing: Mutex::default(),
             rescues: AtomicU64::new(0),
+            openings: AtomicU64::new(0),
         });
-        *shared
-            .opened
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = Some(shared.open(catalogue)?);
+        let opened = shared.open(catalogue)?;
+        *shared.opened_mut() = Some(opened);
         Ok(Self {
             mergers: merge::Mergers::default(),
             shared,
@@ -461,17 +466,18 @@ impl Index {
         })?;
         let fresh = open(shared.setting.clone())?;
         fresh.mergers.stop();
-        let place = |shared: &Shared, new| {
-            let mut opened = shared
-                .opened
-                .write()
-                .unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *opened, new)
-        };
-        place(shared, place(&fresh.shared, None));
+        let fresh = fresh.shared.opened_mut().take();
+        let mut opened = shared.opened_mut();
+        *opened = fresh;
         // nothing is condemned any more
         shared.rescues.fetch_add(1, Relaxed);
+        shared.openings.fetch_add(1, Relaxed);
         Ok(())
+    }
+
+    /// Which opening this is.
+    pub(crate) fn opening(&self) -> u64 {
+        self.shared.openings.load(Relaxed)
     }
 
     /// Ends what is merged, which gives back the room that it takes.
