@@ -13,6 +13,9 @@
 //!
 //! A power cut at any time leaves what was: what was only condemned is not, what was buried comes to
 //! light with its old pack at the worst, and the next collection finds it.
+//!
+//! A full disk has no room for a burial. Then packs that hold garbage alone are removed first, and the index
+//! says so afterwards; if that fails, or the power does, the next opening makes it anew.
 
 mod mark;
 mod rewrite;
@@ -84,10 +87,9 @@ impl Store {
         let _alone = locked(&self.collecting);
         check_all_read(&*self.core.storage)?;
         let (index, mut sum) = (&self.core.index, Collected::default());
-        let mut is_full = false;
         loop {
             let (marks, changes, opening) = self.bury(progress)?;
-            is_full = is_full || unless_full(index.flush())?.is_none();
+            let is_full = unless_full(index.flush())?.is_none();
             if is_full && !self.make_room(opening, &mut sum)? {
                 continue;
             }

@@ -37,7 +37,8 @@ pub struct Options {
     pub clock: Arc<dyn clock::Source>,
     /// Most bytes that packs may take together; any number where there is none.
     pub quota: Option<u64>,
-    /// Counts what an opening reads of packs because its index is to be made anew, and cancels that.
+    /// Counts what an opening reads of packs because its index is to be made anew, and cancels that; also
+    /// where a failure has it opened again later, for which all who begin something wait.
     pub opening: Arc<Progress>,
     /// Length at which a pack is closed, bytes; at most 512 MiB.
     pub pack_size: u32,

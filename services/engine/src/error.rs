@@ -238,6 +238,14 @@ pub enum Error {
     /// The caller asked for it.
     #[error("cancelled; run it again to go on")]
     Cancelled,
+    /// The index failed under it and was opened again.
+    #[error(
+        "the index of the datastore at {place} failed and was opened again meanwhile; run this again"
+    )]
+    Reopened {
+        /// Where the datastore is.
+        place: String,
+    },
     /// This backup stopped because of an earlier failure.
     #[error(transparent)]
     Stopped(Arc<Error>),

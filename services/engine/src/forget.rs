@@ -89,8 +89,11 @@ impl Core {
         let now = clock::now(saved.as_ref(), made, until.values().copied(), &reading);
         let locks = Locks { now, until, roots };
         if locks.until.values().any(|until| *until > now) {
-            // best effort: without it they hold longer
-            let _ = self.save_clock(now);
+            let done = self.save_clock(now);
+            // where it goes by what was saved, they only hold longer without
+            if saved.is_none() && made.is_none() {
+                done?;
+            }
         }
         Ok(locks)
     }

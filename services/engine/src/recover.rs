@@ -33,16 +33,23 @@ const UNREAD: &str = "unread";
 /// very much, or that names packs that are gone though something was found in them, is made anew.
 pub(crate) fn usable_index(setting: Setting) -> Result<Index> {
     let present = pack_ids(&*setting.storage)?;
-    let opened = Index::open(setting.clone());
-    let opened = opened.and_then(|index| Ok(leave_gone(&index, &present)?.then_some(index)));
     let most = setting.batch.saturating_mul(BATCHES);
-    match opened {
-        Ok(Some(index)) if add_missing(&index, present, most)? => return Ok(index),
+    let mut broken = Vec::new();
+    match Index::open(setting.clone()) {
+        Ok(index) => {
+            if leave_gone(&index, &present)? && add_missing(&index, present, most)? {
+                return Ok(index);
+            }
+            broken = index.broken()?;
+        }
         // nor has one that is made anew any room
         Err(error) if error.is_full() => return Err(error),
-        _ => {}
+        Err(_) => {}
     }
-    rebuild(setting)
+    let index = rebuild(setting)?;
+    // nobody reads all of them again to find that out
+    unless_full(index.mark_broken(&broken))?;
+    Ok(index)
 }
 
 /// Opens an index again that a failure left to be read only.
@@ -99,7 +106,9 @@ pub(crate) fn rebuild(setting: Setting) -> Result<Index> {
     let length = |id: &PackId| storage.open(&pack_name(*id)).and_then(|file| file.len());
     // what cannot be looked at is told by who reads it
     let lengths = present.iter().filter_map(|id| length(id).ok());
-    setting.progress.expect(lengths.sum());
+    setting
+        .progress
+        .expect(lengths.fold(0, u64::saturating_add));
     let unread = setting.unread.clone().unwrap_or_default();
     let index = Index::make(setting)?;
     add(&index, &present, usize::MAX)?;
@@ -444,11 +453,11 @@ impl crate::core::Core {
             }
             // one that a backup is about to add has frames; one that is gone by now is none
             if id.is_none_or(|id| matches!(self.records_of(id), Ok(None))) {
-                let name = format!("{PACKS}/{name}");
-                let head = self.storage.open(&name);
+                let head = self.storage.open(&format!("{PACKS}/{name}"));
                 let head = head.and_then(|file| read_exact(&*file, 0, HEADER_LEN));
                 let header = head.ok().and_then(|head| PackHeader::parse(&head).ok());
                 let header = header.filter(|header| header.datastore != self.datastore);
+                let name = format!("{PACKS}/{}", name.escape_debug());
                 sentences.push(match header {
                     Some(PackHeader { datastore, .. }) => format!(
                         "{name} belongs to datastore {datastore} and is left alone; take it there"

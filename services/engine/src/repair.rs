@@ -128,10 +128,11 @@ impl Store {
         drop(holds);
         let _alone = locked(&self.collecting);
         let damaged = |_, pack: &Pack| repaired.report.packs.contains(&pack.id);
+        let opening = self.core.index.opening();
         let packs = self.core.index.packs_that(damaged)?;
         let storage = &*self.core.storage;
         if repaired.left.is_empty() || check_all_read(storage).is_ok() {
-            let stay = self.renew(&packs, progress)?;
+            let stay = self.renew(&packs, opening, progress)?;
             repaired.damaged = stay.into_iter().map(|(pack, _)| pack).collect();
         } else {
             // they may hold what is lacking, and the disk may read it the next time
@@ -173,7 +174,7 @@ impl Store {
     pub fn mend_superblock(storage: &dyn Storage, like: &Superblock) -> Result<bool> {
         let place = storage.place();
         let _guard = lock(storage)?;
-        let (mut ours, mut other) = (false, None);
+        let (mut ours, mut others, mut other) = (0, 0, None);
         for name in storage
             .list(PACKS)
             .map_err(io_error(&place, "list", PACKS))?
@@ -187,11 +188,15 @@ impl Store {
                 continue;
             };
             match header.datastore {
-                found if found == like.datastore => ours = true,
-                found => other = Some((name, found)),
+                found if found == like.datastore => ours += 1,
+                found => {
+                    others += 1;
+                    other = Some((name.escape_debug().to_string(), found));
+                }
             }
         }
-        if !ours {
+        // one that strayed here makes no datastore another's
+        if ours <= others {
             return Err(match other {
                 Some((name, found)) => Error::Foreign {
                     name,

@@ -103,6 +103,11 @@ pub trait Storage: Send + Sync + 'static {
     /// What the file system fails with.
     fn sync_dir(&self, dir: &str) -> io::Result<()>;
 
+    /// Whether what is written is there for the next process.
+    fn keeps(&self) -> bool {
+        true
+    }
+
     /// Takes the datastore for this process.
     ///
     /// # Errors

@@ -206,9 +206,9 @@ impl Store {
                 self.reopen_index()?;
                 index.mark_broken(&bad)
             });
-            if unless_full(marked)?.is_none() {
+            if unless_full(marked)?.is_none() || !self.core.storage.keeps() {
                 report.find(
-                    "what is damaged cannot be noted, since the disk is full: make room and verify again \
+                    "what is damaged cannot be noted where nothing can be written: verify again once it can, \
                      before the next backup, lest that lean on it"
                         .into(),
                 );

@@ -439,3 +439,57 @@ fn backups_restores_verifications_and_collections_go_on_at_once() {
     nothing_is_left_over(&storage, &store);
     is_clean(&store);
 }
+
+#[test]
+fn an_index_that_is_opened_again_while_packs_are_copied_keeps_all() {
+    let (disk, keys) = (Simulated::new(), Store::new_keyset().unwrap());
+    let all = tree(0, 120);
+    let kept: Tree = all
+        .clone()
+        .into_iter()
+        .filter(|(_, n)| n % 2 == 0)
+        .collect();
+    let store = made(&disk, &keys);
+    let gone = back_up(&store, &all).unwrap();
+    let id = back_up(&store, &kept).unwrap();
+    drop(store);
+    let (armed, fails) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicBool::new(false)),
+    );
+    let (arms, fail) = (armed.clone(), fails.clone());
+    let failing = Hooked::new(disk.clone(), move |call| {
+        match call.name == "index" && call.method == "write_at" && fail.swap(false, Relaxed) {
+            true => Err(std::io::Error::other("the disk failed")),
+            false => Ok(()),
+        }
+    });
+    // when the first pack that was copied out of is about to be sealed
+    let (parking, parked) = Hooked::parking(failing, move |call| {
+        call.method == "rename" && call.name.starts_with("packs/") && arms.load(Relaxed)
+    });
+    let store = Store::open(Arc::new(parking), options()).unwrap();
+    store.unlock(&keys).unwrap();
+    store.forget(&[gone]).unwrap();
+    armed.store(true, Relaxed);
+    std::thread::scope(|scope| {
+        let collecting = scope.spawn(|| store.collect(&Progress::default()));
+        parked.reached.recv().unwrap();
+        fails.store(true, Relaxed);
+        // it fails, and the next backup opens the index again
+        let _ = store.verify(&Progress::default());
+        let other = tree(900, 60);
+        let _ = back_up(&store, &other);
+        let second = back_up(&store, &other).unwrap();
+        parked.go_on.send(()).unwrap();
+        let ended = collecting.join().unwrap();
+        println!("{ended:?}");
+        restores(&store, second, &other).unwrap();
+    });
+    assert!(!fails.load(Relaxed), "the index was not written to");
+    for _ in 0..3 {
+        collected(&store);
+        restores(&store, id, &kept).unwrap();
+        is_clean(&store);
+    }
+}

@@ -110,27 +110,29 @@ fn a_datastore_is_as_if_no_other_were_there() {
 #[test]
 fn looking_for_what_another_datastore_has_takes_as_long_as_for_what_none_has() {
     const CHUNKS: u64 = 2000;
-    let memory = Memory::new(1 << 20);
-    let store = || {
-        let options = Options {
-            memory: memory.clone(),
-            ..options()
-        };
-        let (disk, reads) = (Simulated::new(), Arc::new(AtomicU64::new(0)));
+    let options = Options {
+        memory: Memory::new(1 << 20),
+        ..options()
+    };
+    let store = |from| {
+        let reads = Arc::new(AtomicU64::new(0));
         let count = reads.clone();
-        let hooked = Hooked::new(disk, move |call| {
+        let hooked = Hooked::new(Simulated::new(), move |call| {
             count.fetch_add(u64::from(call.method == "read_at"), Relaxed);
             Ok(())
         });
         let keys = Store::new_keyset().unwrap();
         let superblock = Store::superblock_for(&keys, Profile::Site);
-        let store = Store::init(Arc::new(hooked), superblock, options).unwrap();
+        let store = Store::init(Arc::new(hooked.clone()), superblock, options.clone()).unwrap();
+        store.unlock(&keys).unwrap();
+        back_up(&store, &tree(from, CHUNKS)).unwrap();
+        drop(store);
+        // opened anew it merges nothing
+        let store = Store::open(Arc::new(hooked), options.clone()).unwrap();
         store.unlock(&keys).unwrap();
         (store, reads)
     };
-    let ((first, of_first), (second, of_second)) = (store(), store());
-    back_up(&first, &tree(0, CHUNKS)).unwrap();
-    back_up(&second, &tree(10_000, CHUNKS)).unwrap();
+    let ((first, of_first), (second, of_second)) = (store(0), store(10_000));
     let named = |store: &Store, from: u64| -> Vec<_> {
         let chunks = (from..from + CHUNKS).map(|n| store.digest_of(&noise(n)).unwrap());
         chunks.collect()

@@ -249,10 +249,14 @@ fn opening<T>(dir: &Path, open: impl FnOnce(Options) -> engine::Result<T>) -> Re
         ..options()
     };
     let kept = format!(
-        "{} has no index; whatever is done next makes it",
+        "{} was being opened, and nothing else was done",
         dir.display()
     );
-    let opened = work::run(&progress, &Arc::default(), &kept, || open(options))?;
+    let opened = work::run(&progress, &Arc::default(), &kept, || {
+        let opened = open(options)?;
+        progress.check()?;
+        Ok::<_, engine::Error>(opened)
+    })?;
     Ok((opened, progress.counts().expected > 0))
 }
 
@@ -322,6 +326,9 @@ fn resolve_id(store: &Store, name: &str) -> Result<SnapshotId> {
         let newest = snapshots.first().map(|s| s.clear.id);
         return newest
             .context("the datastore has no snapshot that can be read; make one by a backup");
+    }
+    if name.is_empty() {
+        bail!("a snapshot is named by its id; `strongroom store snapshots` lists them");
     }
     let wanted = name.to_ascii_lowercase();
     let mut matching = store.snapshot_ids()?;

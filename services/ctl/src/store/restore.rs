@@ -116,7 +116,9 @@ impl Restore {
                 let parts = path.components();
                 let parts = parts.filter(|p| !matches!(p, Component::RootDir | Component::CurDir));
                 let name = parts.collect::<PathBuf>().into_os_string().into_vec();
-                if !names.contains(&name) {
+                // where we are is none of the snapshot's own names
+                let is_here = path == typed && path.is_relative() && name.is_empty();
+                if !is_here && !names.contains(&name) {
                     names.push(name);
                 }
             }

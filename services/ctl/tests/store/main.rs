@@ -274,23 +274,6 @@ fn a_datastore_in_use_says_by_whom() {
 }
 
 #[test]
-fn what_cannot_be_printed_is_told_in_a_sentence() {
-    let bench = Bench::new();
-    let full = fs::File::create("/dev/full").unwrap();
-    let out = bench
-        .command(&["stats", "s"])
-        .stdout(full)
-        .output()
-        .unwrap();
-    let (_, error) = told(&out, 2);
-    assert!(
-        error.contains("standard output cannot be written (No space left"),
-        "{error}"
-    );
-    assert_eq!(error.lines().count(), 1, "{error}");
-}
-
-#[test]
 fn keys_are_their_owners_alone_and_never_printed() {
     let bench = Bench::new();
     let mode = bench.at("k").metadata().unwrap().permissions().mode();

@@ -12,6 +12,7 @@ use format::frame::{self, Frame, Header};
 use format::pack::{HEADER_LEN, Record};
 use format::{Digest, PackId};
 use std::collections::BTreeMap;
+use std::io;
 
 /// A pack is written anew when one byte in so many is garbage. Less would copy much for little room.
 const ONE_IN: u64 = 4;
@@ -111,6 +112,7 @@ impl Store {
     /// Gives the space of garbage back to the file system.
     pub(super) fn rewrite(&self, progress: &Progress, sum: &mut Collected) -> Result<()> {
         let index = &self.core.index;
+        let opening = index.opening();
         let packs =
             index.packs_that(|_, pack| pack.dead > 0 || pack.bytes == 0 || self.is_short(pack))?;
         sum.left = packs.iter().map(|(_, pack)| u64::from(pack.dead)).sum();
@@ -131,11 +133,11 @@ impl Store {
             goes
         });
         // first what takes no room
-        self.replace(&going, None)?;
+        self.replace(&going, None, opening)?;
         sum.add(&going);
-        let stay = self.renew(&copied, progress)?;
+        let stay = self.renew(&copied, opening, progress)?;
         sum.add(&copied);
-        let shortened = self.renew(&short, progress);
+        let shortened = self.renew(&short, opening, progress);
         let stay_short = match shortened {
             // they are as good as one, and take the same room
             Err(Error::Full { .. }) => Vec::new(),
@@ -160,10 +162,12 @@ impl Store {
     }
 
     /// Copies what is needed of packs to new ones, and removes them. Answers those that stay, for a
-    /// chunk that is needed of them is damaged. Who calls it holds `collecting`: a pack goes once.
+    /// chunk that is needed of them is damaged. Who calls it holds `collecting`: a pack goes once. The packs
+    /// are of this opening of the index.
     pub(crate) fn renew(
         &self,
         packs: &[(u32, Pack)],
+        opening: u64,
         progress: &Progress,
     ) -> Result<Vec<(PackId, Digest)>> {
         let mut stay = Vec::new();
@@ -179,11 +183,11 @@ impl Store {
             }
             group.push((*number, *pack));
             if let Some(full) = out.take_if(|out| out.is_full()) {
-                self.replace(&std::mem::take(group), Some(full))?;
+                self.replace(&std::mem::take(group), Some(full), opening)?;
             }
         }
         for (out, group) in lanes {
-            self.replace(&group, out)?;
+            self.replace(&group, out, opening)?;
         }
         Ok(stay)
     }
@@ -220,12 +224,19 @@ impl Store {
     }
 
     /// Removes packs, what is needed of them being in another one.
-    fn replace(&self, packs: &[(u32, Pack)], by: Option<OpenPack>) -> Result<()> {
+    fn replace(&self, packs: &[(u32, Pack)], by: Option<OpenPack>, opening: u64) -> Result<()> {
         if packs.is_empty() {
             return Ok(());
         }
         let core = &self.core;
         let sealed = by.map(OpenPack::seal).transpose()?;
+        // opened again it has other numbers for packs, and knows of what is dead what was durable
+        let _ingest = locked(&self.ingest);
+        if core.index.opening() != opening {
+            return Err(Error::Reopened {
+                place: core.storage.place(),
+            });
+        }
         let from: Vec<u32> = packs.iter().map(|(number, _)| *number).collect();
         let to = sealed.as_ref();
         core.index.relocate(&Move {
@@ -246,9 +257,11 @@ impl Store {
         for (_, pack) in packs {
             let name = pack_name(pack.id);
             core.close_pack(pack.id);
-            core.storage
-                .remove(&name)
-                .map_err(core.io("remove", &name))?;
+            match core.storage.remove(&name) {
+                // by one that failed before it was told
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => removed.map_err(core.io("remove", &name))?,
+            }
         }
         core.storage.sync_dir(PACKS).map_err(core.io("sync", PACKS))
     }
@@ -264,19 +277,22 @@ impl Store {
             return Ok(false);
         }
         let going = self.of_no_use()?;
+        if going.is_empty() {
+            let place = self.core.storage.place();
+            return Err(Error::Full { place });
+        }
         self.remove(&going)?;
         let from: Vec<u32> = going.iter().map(|(number, _)| *number).collect();
         let to = None;
         let written = index.relocate(&Move { from: &from, to });
-        if index.writable().is_err() {
-            // opened again it misses packs, so it is made anew
-            unless_full(written)?;
-            self.settle(&mut ingest)?;
-        } else {
-            written?;
-        }
         sum.left += going.iter().map(|(_, p)| u64::from(p.dead)).sum::<u64>();
         sum.add(&going);
-        Ok(true)
+        if index.writable().is_err() {
+            // opened again it misses packs, so it is made anew, and knows of no burial
+            unless_full(written)?;
+            self.settle(&mut ingest)?;
+            return Ok(false);
+        }
+        written.map(|()| true)
     }
 }

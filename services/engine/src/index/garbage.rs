@@ -176,6 +176,9 @@ impl Index {
         }
         shared.change(|opened| {
             if let Some((id, records)) = moved.to {
+                if opened.ids.contains(&id) {
+                    return Err(shared.damaged("a pack would be in it twice"));
+                }
                 let bytes: u32 = records.iter().map(|r| r.length).sum();
                 let number = opened
                     .take_number()

@@ -95,6 +95,10 @@ impl Merge {
         // numbered between two flushes: what is merged is older than what the next one adds
         let _writing = locked(&shared.writing);
         shared.change(|opened| {
+            // it is about to be opened again, which takes what is made meanwhile for left over
+            if opened.catalogue.is_err() {
+                return Ok(None);
+            }
             let free = opened
                 .runs
                 .iter()

@@ -480,6 +480,12 @@ impl Index {
         self.shared.openings.load(Relaxed)
     }
 
+    /// What is known to be damaged.
+    pub(crate) fn broken(&self) -> Result<Vec<Digest>> {
+        let broken = |opened: &Opened| Ok(opened.broken.iter().copied().collect());
+        self.shared.with(broken)
+    }
+
     /// Ends what is merged, which gives back the room that it takes.
     pub(crate) fn stop_merging(&self) {
         self.mergers.stop();

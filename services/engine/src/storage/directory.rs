@@ -143,6 +143,11 @@ impl Storage for Directory {
                 Ok(Box::new(Held(held)))
             }
             Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
+                // who only reads leaves no name, and the one that is there is of an earlier process
+                if Flock::lock(file.try_clone()?, FlockArg::LockSharedNonblock).is_ok() {
+                    let holder = "another process, which reads it";
+                    return Err(io::Error::new(io::ErrorKind::WouldBlock, holder));
+                }
                 let mut text = String::new();
                 (&mut file).take(20).read_to_string(&mut text)?;
                 let holder = text.parse().map_or("another process".into(), process);

@@ -172,6 +172,10 @@ impl Storage for Hooked {
         self.storage.sync_dir(dir)
     }
 
+    fn keeps(&self) -> bool {
+        self.storage.keeps()
+    }
+
     fn lock(&self) -> io::Result<Box<dyn Guard>> {
         self.tell("lock", "lock")?;
         self.storage.lock()

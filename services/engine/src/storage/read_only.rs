@@ -129,6 +129,10 @@ impl Storage for ReadOnly {
         Ok(())
     }
 
+    fn keeps(&self) -> bool {
+        false
+    }
+
     fn lock(&self) -> io::Result<Box<dyn Guard>> {
         self.storage.lock()
     }
