@@ -96,6 +96,7 @@ impl Store {
             sum.chunks += marks.dead.len() as u64;
             sum.bytes += marks.bytes();
             sum.findings = changes.findings();
+            sum.findings.extend(marks.finding());
             if !marks.more {
                 break;
             }
@@ -126,6 +127,7 @@ impl Store {
             findings: changes.findings(),
             ..Collected::default()
         };
+        sum.findings.extend(marks.finding());
         let mut packs = self.core.index.packs_that(|_, _| true)?;
         for (number, pack) in &mut packs {
             pack.dead += dead.get(number).copied().unwrap_or_default();

@@ -493,3 +493,31 @@ fn an_index_that_is_opened_again_while_packs_are_copied_keeps_all() {
         is_clean(&store);
     }
 }
+
+#[test]
+fn garbage_that_a_damaged_chunk_hides_is_told_and_freed_by_an_index_made_anew() {
+    let (disk, keys) = (Simulated::new(), Store::new_keyset().unwrap());
+    let store = made(&disk, &keys);
+    let gone = back_up(&store, &tree(0, 120)).unwrap();
+    let packs = disk.names().into_iter().filter(|n| n.starts_with("packs/"));
+    let metadata = packs.min_by_key(|n| disk.bytes(n).unwrap().len()).unwrap();
+    disk.tamper(&metadata, |bytes| bytes[200] ^= 1);
+    store.forget(&[gone]).unwrap();
+    for _ in 0..2 {
+        for told in [
+            store.garbage(&Progress::default()),
+            store.collect(&Progress::default()),
+        ] {
+            let told = told.unwrap().findings;
+            assert!(
+                told[0].contains("which no snapshot needs, is damaged"),
+                "{told:?}"
+            );
+        }
+    }
+    assert!(pack_bytes(&disk) > 100_000);
+    drop(store);
+    let (store, _) = Store::recover(Arc::new(disk.clone()), options()).unwrap();
+    collected(&store);
+    assert_eq!(pack_bytes(&disk), 0);
+}

@@ -31,6 +31,8 @@ pub(super) struct Marks {
     pub(super) settled: Vec<u32>,
     /// Whether another round is needed.
     pub(super) more: bool,
+    /// What nothing needs, but cannot be read, so that what it refers to is not known.
+    damaged: Vec<Digest>,
 }
 
 /// A mark in the making.
@@ -44,6 +46,7 @@ struct Marking<'a> {
     /// Digests that it touches at the most.
     most: usize,
     candidates: Vec<Digest>,
+    damaged: Vec<Digest>,
 }
 
 impl Marks {
@@ -64,6 +67,7 @@ impl Marks {
             again: again.is_some(),
             most,
             candidates: Vec::new(),
+            damaged: Vec::new(),
         };
         for (_, root) in gone {
             marking.release(root)?;
@@ -99,6 +103,16 @@ impl Marks {
             more |= !marking.open.is_empty();
         }
         Ok(marking.end(settled, more))
+    }
+
+    /// What keeps garbage from being found.
+    pub(super) fn finding(&self) -> Option<String> {
+        let first = self.damaged.first()?;
+        Some(format!(
+            "chunk {first}, which no snapshot needs, is damaged, as are {} more, so what only they lead to stays; \
+             `strongroom store recover` makes the index without them, and the next collection frees the rest",
+            self.damaged.len() - 1
+        ))
     }
 
     /// Bytes of what is dead.
@@ -191,6 +205,7 @@ impl Marking<'_> {
                 Ok((_, refs)) => refs.iter().try_for_each(|r| self.release(r))?,
                 // what it refers to cannot be told; repair may bring it back
                 Err(Error::Format { .. } | Error::Content { .. } | Error::Io { .. }) => {
+                    self.damaged.push(digest);
                     self.leave(digest);
                 }
                 Err(error) => return Err(error),
@@ -221,6 +236,7 @@ impl Marking<'_> {
             candidates: self.candidates,
             settled,
             more,
+            damaged: self.damaged,
         }
     }
 }
