@@ -315,7 +315,8 @@ fn damage_is_found_without_a_key_and_restored_around() {
         .max_by_key(|p| p.metadata().unwrap().len())
         .unwrap();
     let mut bytes = fs::read(&largest).unwrap();
-    bytes[20_000] ^= 1;
+    // in what the first frame seals: a restore does not look at the checks of frames
+    bytes[1000] ^= 1;
     fs::write(&largest, &bytes).unwrap();
     let restore = ["restore", "s", "--key-file", "k", id, "back"];
     let (_, error) = bench.ends(&restore, 1);
