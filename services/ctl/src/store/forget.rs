@@ -2,7 +2,7 @@
 
 use super::{
     Outcome, answer, group, open, open_to_read, open_with_key, outcome, resolve_id, show, tell,
-    tell_unread, unread, work,
+    tell_unread, texts, unread, work,
 };
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -48,10 +48,6 @@ impl Forget {
         })?;
         Ok(Outcome::Done)
     }
-}
-
-fn texts(ids: &[SnapshotId]) -> Vec<String> {
-    ids.iter().map(ToString::to_string).collect()
 }
 
 /// Which snapshots to keep of each group; what no rule keeps is forgotten.
